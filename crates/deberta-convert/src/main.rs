@@ -1,0 +1,3 @@
+//! The program `deberta-convert`: arguments in, exit code out. The work is done by `deberta-checkpoint`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The commands, one module each: its arguments (`Args`) and what it does (`run`).

@@ -1,0 +1,30 @@
+//! The program `deberta-ref`. Each command is a module of [`commands`]; this file only knows their names.
+
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A readable, verified reference implementation of DeBERTa-v2 and v3.
+#[derive(Parser)]
+#[command(name = "deberta-ref", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome: anyhow::Result<ExitCode> = match cli.command {};
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("deberta-ref: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

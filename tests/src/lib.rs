@@ -1,0 +1,1 @@
+//! Whole-program tests across crates; see the `tests` folder beside this one.
