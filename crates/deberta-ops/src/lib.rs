@@ -1,4 +1,33 @@
 //! Single operations of DeBERTa on ndarray and BLAS, generic over `f32` and `f64`.
+//!
+//! Every operation is one function of arrays to an array, in a module of its own that opens with its equation. None
+//! keeps state, and none knows what model it serves. Shapes use one legend throughout the project: B batch, L sequence
+//! length (Q and K where query and key lengths differ), H heads, D head size, E hidden size, R relative rows, V
+//! vocabulary, C classes.
+//!
+//! Reductions (the moments of layer norm, the denominator of softmax, losses) accumulate in `f64` whatever the type of
+//! the data, so that in `f32` what remains is the rounding of the matrix products.
 
 #[cfg(feature = "openblas")]
 extern crate openblas_src as _;
+
+mod activation;
+mod conv1d;
+mod cross_entropy;
+mod gather;
+mod layer_norm;
+mod linear;
+mod masked_softmax;
+mod real;
+
+pub use activation::Activation;
+pub use conv1d::conv1d;
+pub use cross_entropy::{
+    LossError, binary_cross_entropy_with_logits, cross_entropy, cross_entropy_each, mean_squared_error,
+    soft_cross_entropy,
+};
+pub use gather::{gather_c2p, gather_p2c, gather_rows};
+pub use layer_norm::layer_norm;
+pub use linear::{add_product, linear, product_transposed};
+pub use masked_softmax::{Hidden, masked_softmax};
+pub use real::Real;

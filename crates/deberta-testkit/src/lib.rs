@@ -2,6 +2,7 @@
 //! test that cannot run says so. Depends on no implementation crate, so that nothing here can be wrong in the same way
 //! as what it checks.
 
+pub mod oracle;
 mod paths;
 mod tensors;
 
