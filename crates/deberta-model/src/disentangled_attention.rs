@@ -1,0 +1,159 @@
+//! Disentangled self-attention: content and relative position are scored apart and added
+//! (equation 4 of the paper; `DisentangledSelfAttention` in the references).
+//!
+//! ```text
+//! Q = q·Wqᵀ + bq        K = h·Wkᵀ + bk        V = h·Wvᵀ + bv
+//! PosK = r·Wᵀ + b, with the position's own projection (pos_key_proj) or, shared, with key_proj
+//! PosQ = r·Wᵀ + b, with the position's own projection (pos_query_proj) or, shared, with query_proj
+//!
+//! c2c[i, j] = Q_i · K_j / s
+//! c2p[i, j] = Q_i · PosK[row(i − j)] / s
+//! p2c[i, j] = K_j · PosQ[row(i − j)] / s           s = √(D · (1 + [c2p] + [p2c]))
+//!
+//! A = softmax(mask(c2c + c2p + p2c)) · V
+//! ```
+//!
+//! h [K, E] are the hidden states, q [Q, E] the query states (h itself, but for the enhanced mask decoder), r [R, E]
+//! the relative rows, and each line is meant for one head of width D.
+//!
+//! The paper writes δ(j, i) in p2c. Hugging Face gathers with the negated distance on the transpose, Microsoft with the
+//! same distance: both read PosQ at the row of i − j, as here.
+//!
+//! The scale counts `pos_att_type` even where `relative_attention` is false, as the references do.
+
+mod reference;
+
+use std::sync::OnceLock;
+
+use deberta_ops::{Hidden, Real};
+use ndarray::{Array2, Array4, ArrayView2};
+
+use crate::config::DebertaV2Config;
+use crate::embeddings::emit_rows;
+use crate::inputs::AttentionMask;
+use crate::profile::{Profile, ScaleRounding};
+use crate::relative_position::RelativePositions;
+use crate::trace::Trace;
+use crate::weights::{Linear, Weights};
+
+pub(crate) struct DisentangledSelfAttention<'w, T: Clone> {
+    heads: usize,
+    head_size: usize,
+    scale: T,
+    hidden_scores: Hidden,
+    centers_before_masking: bool,
+    query_proj: Linear<'w, T>,
+    key_proj: Linear<'w, T>,
+    value_proj: Linear<'w, T>,
+    position: Option<Position<'w, T>>,
+}
+
+/// The relative side of an attention.
+struct Position<'w, T: Clone> {
+    c2p: bool,
+    p2c: bool,
+    /// Absent where the content's projections are shared.
+    key_proj: Option<Linear<'w, T>>,
+    query_proj: Option<Linear<'w, T>>,
+    /// Projected relative rows never change, so they are computed once a model.
+    projected: OnceLock<Projected<T>>,
+}
+
+/// Relative rows after projection, [R, H·D] each.
+struct Projected<T> {
+    keys: Option<Array2<T>>,
+    queries: Option<Array2<T>>,
+}
+
+/// What attention needs to know beyond the states.
+pub(crate) struct AttentionContext<'a, T> {
+    pub(crate) size: usize,
+    pub(crate) mask: &'a AttentionMask,
+    /// Relative rows, normalized, [R, E]; absent without relative attention.
+    pub(crate) relative_rows: Option<&'a Array2<T>>,
+    pub(crate) positions: Option<&'a RelativePositions>,
+    pub(crate) keep_probabilities: bool,
+}
+
+/// The context [B·Q, H·D], and, if asked for, the probabilities [B, H, Q, K].
+pub(crate) struct Attended<T> {
+    pub(crate) context: Array2<T>,
+    pub(crate) probabilities: Option<Array4<T>>,
+}
+
+impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
+    pub(crate) fn new(config: &DebertaV2Config, profile: &Profile, weights: &mut Weights<'w, T>, at: &str) -> Self {
+        let at = format!("{at}.attention.self");
+        let position = config.relative_attention.then(|| Position {
+            c2p: config.pos_att_type.c2p,
+            p2c: config.pos_att_type.p2c,
+            key_proj: weights.optional_linear(&format!("{at}.pos_key_proj")).filter(|_| !config.share_att_key),
+            query_proj: weights.optional_linear(&format!("{at}.pos_query_proj")).filter(|_| !config.share_att_key),
+            projected: OnceLock::new(),
+        });
+        Self {
+            heads: config.num_attention_heads,
+            head_size: config.head_size(),
+            scale: scale(config, profile),
+            hidden_scores: profile.hidden_scores,
+            centers_before_masking: profile.centers_before_masking,
+            query_proj: weights.linear(&format!("{at}.query_proj")),
+            key_proj: weights.linear(&format!("{at}.key_proj")),
+            value_proj: weights.linear(&format!("{at}.value_proj")),
+            position,
+        }
+    }
+
+    /// # Shapes
+    /// `hidden_states` [B·K, E], `query_states` [B·Q, E]; returns [B·Q, H·D] and [B, H, Q, K].
+    pub(crate) fn forward(
+        &self,
+        hidden_states: ArrayView2<'_, T>,
+        query_states: ArrayView2<'_, T>,
+        context: &AttentionContext<'_, T>,
+        trace: &mut Trace<'_, T>,
+    ) -> Attended<T> {
+        trace.within("self", |trace| {
+            let queries = self.query_proj.forward(query_states); // [B·Q, H·D]
+            emit_rows(trace, "query_proj", &queries, context.size);
+            let keys = self.key_proj.forward(hidden_states); // [B·K, H·D]
+            emit_rows(trace, "key_proj", &keys, context.size);
+            let values = self.value_proj.forward(hidden_states); // [B·K, H·D]
+            emit_rows(trace, "value_proj", &values, context.size);
+            let projected = self.projected(context.relative_rows, trace);
+            let attended = self.reference(&queries, &keys, &values, projected, context, trace);
+            emit_rows(trace, "", &attended.context, context.size);
+            attended
+        })
+    }
+
+    /// PosK and PosQ, as far as this attention uses them.
+    fn projected(&self, rows: Option<&Array2<T>>, trace: &mut Trace<'_, T>) -> Option<&Projected<T>> {
+        let (position, rows) = (self.position.as_ref()?, rows?);
+        trace.emit("pos_dropout", rows.view());
+        let projected = position.projected.get_or_init(|| {
+            let key_proj = position.key_proj.as_ref().unwrap_or(&self.key_proj);
+            let query_proj = position.query_proj.as_ref().unwrap_or(&self.query_proj);
+            Projected {
+                keys: position.c2p.then(|| key_proj.forward(rows.view())),
+                queries: position.p2c.then(|| query_proj.forward(rows.view())),
+            }
+        });
+        // Under these names also where the projection is the content's, so that the two calls can be told apart.
+        for (name, rows) in [("pos_key_proj", &projected.keys), ("pos_query_proj", &projected.queries)] {
+            if let Some(rows) = rows {
+                emit_rows(trace, name, rows, 1);
+            }
+        }
+        Some(projected)
+    }
+}
+
+/// s = √(D · (1 + \[c2p\] + \[p2c\])), rounded as the profile says.
+fn scale<T: Real>(config: &DebertaV2Config, profile: &Profile) -> T {
+    let square = (config.head_size() * config.pos_att_type.scale_factor()) as f64;
+    match profile.scale_rounding {
+        ScaleRounding::F32 => T::of(f64::from(<f32 as Real>::of(square).sqrt())),
+        ScaleRounding::Model => T::of(square.sqrt()),
+    }
+}

@@ -1,0 +1,81 @@
+//! The enhanced mask decoder, EMD (section 3.2 of the paper; `EnhancedMaskDecoder.emd_context_layer` in Microsoft's
+//! `masked_language_model.py`).
+//!
+//! Absolute positions enter here, just before words are predicted, and not at the input. With hₙ the output of layer n
+//! of N, and P the rows of the absolute position embeddings:
+//!
+//! ```text
+//! z₀ = P + h_{N−1}                                not normalized
+//! z₁ = layer_N(keys and values from h_{N−1}, queries from z₀)
+//! z₂ = layer_N(keys and values from h_{N−1}, queries from z₁)
+//! ```
+//!
+//! Both passes use the last layer's own weights, its relative rows and the same mask; the residual of the attention is
+//! the query. z₂ goes to the language-modelling head. Where absolute positions were already added to the embeddings,
+//! Microsoft's code since 2023 takes the ordinary h_N instead ([`EnhancedDecoding`]).
+
+use deberta_ops::{Real, gather_rows};
+use ndarray::{Array2, ArrayView1};
+
+use crate::embeddings::Embeddings;
+use crate::encoder::{Encoded, Encoder};
+use crate::error::ModelError;
+use crate::inputs::{Batch, too_long};
+use crate::profile::EnhancedDecoding;
+use crate::relative_position::RelativePositions;
+use crate::trace::Trace;
+
+/// The number of passes through the last layer.
+const PASSES: usize = 2;
+
+/// The states that words are predicted from.
+///
+/// # Shapes
+/// Returns [B·L, E].
+///
+/// # Errors
+/// More tokens than there are absolute positions, or positions beyond the table.
+pub(crate) fn decode<T: Real>(
+    embeddings: &Embeddings<'_, T>,
+    encoder: &Encoder<'_, T>,
+    encoded: &Encoded<T>,
+    batch: &Batch<T>,
+    positions: Option<&RelativePositions>,
+    trace: &mut Trace<'_, T>,
+) -> Result<Array2<T>, ModelError> {
+    let table = embeddings.position.as_ref().expect("the schema requires the position table under this head");
+    if let Some(at) = batch.positions.iter().position(|&p| p >= table.nrows()) {
+        if batch.length > table.nrows() {
+            return Err(too_long(batch.length, table.nrows()));
+        }
+        return Err(ModelError::Value {
+            input: "position_ids",
+            found: batch.positions[at].to_string(),
+            index: vec![at / batch.length, at % batch.length],
+            reason: format!("it must be below `max_position_embeddings`, {}", table.nrows()),
+        });
+    }
+    // 1. z₀
+    let mut states = gather_rows(table.view(), ArrayView1::from(&batch.positions)); // [B·L, E]
+    batch.emit(trace, "position_embeddings", &states);
+    states += &encoded.before_last;
+    batch.emit(trace, "z_states", &states);
+    // 2. z₁ and z₂
+    let mask = batch.decoder_mask.as_ref().unwrap_or(&batch.mask);
+    let context = encoder.context(mask, positions, batch.size, false);
+    let layer = encoder.layers.last().expect("a configuration without layers is refused");
+    for pass in 0..PASSES {
+        states = trace.within(&format!("emd.{pass}"), |trace| {
+            layer.forward(encoded.before_last.view(), states.view(), &context, trace).0
+        });
+    }
+    Ok(states)
+}
+
+/// Whether the two passes are run for a model of this kind.
+pub(crate) fn applies(rule: EnhancedDecoding, position_biased_input: bool) -> bool {
+    match rule {
+        EnhancedDecoding::UnlessPositionBiased => !position_biased_input,
+        EnhancedDecoding::Always => true,
+    }
+}

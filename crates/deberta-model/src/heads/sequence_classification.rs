@@ -1,0 +1,85 @@
+//! The losses of sequence classification (`DebertaV2ForSequenceClassification.forward`).
+//!
+//! | `problem_type` | labels | loss |
+//! |---|---|---|
+//! | none, one class | [B] | squared error; the logits become [B], in the labels' type |
+//! | none | one number a sequence | cross-entropy over labels ≥ 0; 0 where there is none |
+//! | none | [B, C] | −mean Σ log softmax · labels |
+//! | `regression` | [B] or [B, C] | squared error |
+//! | `single_label_classification` | [B] | cross-entropy over labels other than −100 |
+//! | `multi_label_classification` | [B, C] | binary cross-entropy with logits |
+
+use deberta_ops::{Real, binary_cross_entropy_with_logits, cross_entropy, mean_squared_error, soft_cross_entropy};
+use ndarray::{Array1, Array2, ArrayD, Axis};
+
+use super::{flat, label, mean_cross_entropy};
+use crate::config::{DebertaV2Config, ProblemType};
+use crate::error::ModelError;
+use crate::inputs::{Labels, shape};
+use crate::profile::Profile;
+
+/// The loss, and the logits as transformers returns them beside it.
+pub(crate) fn sequence_classification_loss<T: Real>(
+    config: &DebertaV2Config,
+    profile: &Profile,
+    logits: Array2<T>,
+    labels: &Labels,
+) -> Result<(ArrayD<T>, T), ModelError> {
+    let classes = logits.ncols();
+    let one_each = labels.shape().len() == 1 || labels.shape().last() == Some(&1);
+    let loss = match config.problem_type {
+        None if classes == 1 => return undeclared_regression(&logits, labels),
+        None if one_each => undeclared_classes(profile, &logits, labels)?,
+        None => soft_cross_entropy(logits.view(), same_shape(&logits, labels)?.view()),
+        Some(ProblemType::Regression) if classes == 1 => {
+            let values = one_column(labels, logits.nrows())?;
+            mean_squared_error(logits.column(0).into_dyn(), values.view().into_dyn())
+        }
+        Some(ProblemType::Regression) => {
+            mean_squared_error(logits.view().into_dyn(), same_shape(&logits, labels)?.view().into_dyn())
+        }
+        Some(ProblemType::SingleLabelClassification) => mean_cross_entropy("labels", &logits, labels)?,
+        Some(ProblemType::MultiLabelClassification) => {
+            let targets = same_shape(&logits, labels)?;
+            let sum: f64 =
+                logits.iter().zip(&targets).map(|(&x, &t)| binary_cross_entropy_with_logits(x, t).wide()).sum();
+            T::of(sum / logits.len() as f64)
+        }
+    };
+    Ok((logits.into_dyn(), loss))
+}
+
+/// One number a sequence, and no `problem_type`: the logits are rounded to the labels' type and lose their last axis.
+fn undeclared_regression<T: Real>(logits: &Array2<T>, labels: &Labels) -> Result<(ArrayD<T>, T), ModelError> {
+    let values = one_column::<T>(labels, logits.nrows())?;
+    let single = matches!(labels, Labels::Float { single_precision: true, .. });
+    let round = |v: T| if single { T::of(f64::from(<f32 as Real>::of(v.wide()))) } else { v };
+    let logits = logits.index_axis(Axis(1), 0).mapv(round);
+    let loss = mean_squared_error(logits.view().into_dyn(), values.view().into_dyn());
+    Ok((logits.into_dyn(), round(loss)))
+}
+
+fn undeclared_classes<T: Real>(profile: &Profile, logits: &Array2<T>, labels: &Labels) -> Result<T, ModelError> {
+    let labels = flat("labels", labels, logits.nrows())?;
+    if labels.iter().all(|&l| l < 0) {
+        return Ok(T::zero());
+    }
+    if profile.classifies_in_f32 {
+        let single = logits.mapv(|v| <f32 as Real>::of(v.wide()));
+        return cross_entropy(single.view(), labels.view(), |l| l < 0)
+            .map(|loss| T::of(f64::from(loss)))
+            .map_err(|e| label("labels", e));
+    }
+    cross_entropy(logits.view(), labels.view(), |l| l < 0).map_err(|e| label("labels", e))
+}
+
+fn same_shape<T: Real>(logits: &Array2<T>, labels: &Labels) -> Result<Array2<T>, ModelError> {
+    let expected = || shape("labels", format!("{:?}, one number a logit", logits.shape()), labels.shape());
+    let targets = labels.float::<T>().into_dimensionality().map_err(|_| expected())?;
+    if targets.dim() == logits.dim() { Ok(targets) } else { Err(expected()) }
+}
+
+fn one_column<T: Real>(labels: &Labels, count: usize) -> Result<Array1<T>, ModelError> {
+    let values = Array1::from_iter(labels.float::<T>());
+    if values.len() == count { Ok(values) } else { Err(shape("labels", format!("[{count}]"), labels.shape())) }
+}

@@ -1,0 +1,269 @@
+//! A whole model: embeddings, encoder and head, from inputs to outputs.
+
+use std::collections::BTreeMap;
+
+use deberta_ops::{Real, cross_entropy_each};
+use ndarray::{Array1, Array2, Array3, Array4, ArrayD, Axis, CowArray, IxDyn};
+
+use crate::config::DebertaV2Config;
+use crate::embeddings::Embeddings;
+use crate::encoder::{Encoded, Encoder};
+use crate::enhanced_mask_decoder;
+use crate::error::ModelError;
+use crate::heads::{
+    HeadWeights, ReplacedTokenDetection, by_token, flat, label, mean_cross_entropy, question_answering, scalar,
+    sequence_classification_loss, token_classification,
+};
+use crate::inputs::{Batch, Inputs, Labels, shape};
+use crate::profile::{LanguageModelLoss, Profile};
+use crate::relative_position::RelativePositions;
+use crate::schema::Head;
+use crate::trace::Trace;
+use crate::weights::Weights;
+
+/// Which of the large intermediates to return.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keep {
+    /// The states after the embeddings and after every layer.
+    pub hidden_states: bool,
+    /// The probabilities of every layer.
+    pub attentions: bool,
+}
+
+/// What a forward pass returns; absent where the head, the inputs or [`Keep`] do not ask for it.
+#[derive(Clone, Debug)]
+pub struct Outputs<T> {
+    /// The output of the last layer, [B, L, E].
+    pub last_hidden_state: Array3<T>,
+    /// The embeddings, where the profile counts them, and the output of each layer, [B, L, E] each.
+    pub hidden_states: Vec<Array3<T>>,
+    /// The probabilities of each layer, [B, H, L, L] each.
+    pub attentions: Vec<Array4<T>>,
+    /// What the head predicts: [B, L, V] for words ([M, V] for M labelled ones where the profile gathers them), [B, C]
+    /// for a sequence or its choices, [B, L, C] for tokens, [B, L] for replaced tokens.
+    pub logits: Option<ArrayD<T>>,
+    /// Where an answer begins, [B, L].
+    pub start_logits: Option<ArrayD<T>>,
+    /// Where an answer ends, [B, L].
+    pub end_logits: Option<ArrayD<T>>,
+    /// The loss, shape \[\], or one number a token where the profile does not reduce it.
+    pub loss: Option<ArrayD<T>>,
+}
+
+/// A DeBERTa-v2 or v3 model with a head. `'w` is the lifetime of weights that are not its own.
+pub struct Model<'w, T: Clone> {
+    config: DebertaV2Config,
+    profile: Profile,
+    head: Head,
+    embeddings: Embeddings<'w, T>,
+    encoder: Encoder<'w, T>,
+    head_weights: HeadWeights<'w, T>,
+}
+
+/// What a head makes of the encoder's states.
+struct Predicted<T> {
+    logits: Option<ArrayD<T>>,
+    start_logits: Option<ArrayD<T>>,
+    end_logits: Option<ArrayD<T>>,
+    loss: Option<ArrayD<T>>,
+}
+
+impl<'w, T: Real> Model<'w, T> {
+    /// Builds a model from arrays named as in [`crate::schema`]; arrays it does not know are ignored.
+    ///
+    /// # Errors
+    /// [`ModelError::Weights`], which names every parameter that is missing or misshapen.
+    pub fn new(
+        config: DebertaV2Config,
+        head: Head,
+        profile: Profile,
+        arrays: BTreeMap<String, CowArray<'w, T, IxDyn>>,
+    ) -> Result<Self, ModelError> {
+        let mut weights = Weights::new(&config, head, arrays)?;
+        Ok(Self {
+            embeddings: Embeddings::new(&config, &profile, &mut weights),
+            encoder: Encoder::new(&config, &profile, &mut weights),
+            head_weights: HeadWeights::new(&config, head, &mut weights),
+            config,
+            profile,
+            head,
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &DebertaV2Config {
+        &self.config
+    }
+
+    /// The head.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The reference implementation whose choices this model follows.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// A forward pass. `trace` is handed every intermediate in the order of computation.
+    ///
+    /// # Errors
+    /// Inputs that do not fit the model or one another; each error names the input.
+    pub fn forward(&self, inputs: &Inputs<T>, keep: Keep, trace: &mut Trace<'_, T>) -> Result<Outputs<T>, ModelError> {
+        let choices = (self.head == Head::MultipleChoice).then(|| choices(inputs)).transpose()?;
+        let batch = Batch::new(&self.config, inputs, choices.is_some())?;
+        let length = batch.length;
+        let positions = (self.config.relative_attention)
+            .then(|| RelativePositions::new(&self.config, &self.profile, length, length));
+        let (embeddings, encoded) = trace.within("deberta", |trace| {
+            let embeddings = self.embeddings.forward(&batch, trace); // [B·L, E]
+            let encoded = self.encoder.forward(&embeddings, &batch, positions.as_ref(), keep, trace);
+            (embeddings, encoded)
+        });
+        let predicted = self.predict(inputs, &batch, &encoded, positions.as_ref(), choices, trace)?;
+        let states = |rows: Array2<T>| {
+            let shape = (batch.size, length, rows.ncols());
+            rows.into_shape_with_order(shape).expect("as many rows as tokens")
+        };
+        let first = keep.hidden_states && self.profile.hidden_states_begin_with_embeddings;
+        let hidden_states = first.then_some(embeddings).into_iter().chain(encoded.hidden_states);
+        Ok(Outputs {
+            hidden_states: hidden_states.map(states).collect(),
+            last_hidden_state: states(encoded.last),
+            attentions: encoded.attentions,
+            logits: predicted.logits,
+            start_logits: predicted.start_logits,
+            end_logits: predicted.end_logits,
+            loss: predicted.loss,
+        })
+    }
+
+    fn predict(
+        &self,
+        inputs: &Inputs<T>,
+        batch: &Batch<T>,
+        encoded: &Encoded<T>,
+        positions: Option<&RelativePositions>,
+        choices: Option<usize>,
+        trace: &mut Trace<'_, T>,
+    ) -> Result<Predicted<T>, ModelError> {
+        let labels = inputs.labels.as_ref();
+        let none = || Predicted { logits: None, start_logits: None, end_logits: None, loss: None };
+        match &self.head_weights {
+            HeadWeights::Base => Ok(none()),
+            HeadWeights::LanguageModel(_) => self.predict_words(labels, batch, encoded, positions, trace),
+            HeadWeights::Pooled { pooler, classifier } => {
+                let pooled = pooler.forward(&encoded.last, batch, trace); // [B, E]
+                trace.emit("dropout", pooled.view());
+                let logits = classifier.forward(pooled.view()); // [B, C], or [B·C, 1] for choices
+                trace.emit("classifier", logits.view());
+                let (logits, loss) = match choices {
+                    Some(choices) => choose(logits, choices, labels)?,
+                    None => self.classify(logits, labels)?,
+                };
+                Ok(Predicted { logits: Some(logits), loss: loss.map(scalar), ..none() })
+            }
+            HeadWeights::Token { proj, classifier } => {
+                let (logits, loss) =
+                    token_classification(&encoded.last, proj.as_ref(), classifier, labels, batch, trace)?;
+                Ok(Predicted { logits: Some(logits), loss, ..none() })
+            }
+            HeadWeights::QuestionAnswering(qa_outputs) => {
+                let (start, end, loss) = question_answering(&encoded.last, qa_outputs, inputs, batch, trace)?;
+                Ok(Predicted { start_logits: Some(start.into_dyn()), end_logits: Some(end.into_dyn()), loss, ..none() })
+            }
+            HeadWeights::ReplacedTokenDetection(head) => {
+                let logits = head.forward(&encoded.last, batch, trace); // [B, L]
+                let loss = labels.map(|l| ReplacedTokenDetection::loss(&logits, l, batch)).transpose()?;
+                Ok(Predicted { logits: Some(logits.into_dyn()), loss, ..none() })
+            }
+        }
+    }
+
+    fn classify(&self, logits: Array2<T>, labels: Option<&Labels>) -> Result<(ArrayD<T>, Option<T>), ModelError> {
+        match labels {
+            None => Ok((logits.into_dyn(), None)),
+            Some(labels) => {
+                let (logits, loss) = sequence_classification_loss(&self.config, &self.profile, logits, labels)?;
+                Ok((logits, Some(loss)))
+            }
+        }
+    }
+
+    /// Masked language modelling, through the enhanced mask decoder where head and profile say so.
+    fn predict_words(
+        &self,
+        labels: Option<&Labels>,
+        batch: &Batch<T>,
+        encoded: &Encoded<T>,
+        positions: Option<&RelativePositions>,
+        trace: &mut Trace<'_, T>,
+    ) -> Result<Predicted<T>, ModelError> {
+        let HeadWeights::LanguageModel(head) = &self.head_weights else {
+            unreachable!("called for the heads that predict words alone");
+        };
+        let enhanced = self.head == Head::EnhancedMaskedLm
+            && enhanced_mask_decoder::applies(self.profile.enhanced_decoding, self.config.position_biased_input);
+        let decoded = if enhanced {
+            Some(trace.within("lm_predictions", |trace| {
+                enhanced_mask_decoder::decode(&self.embeddings, &self.encoder, encoded, batch, positions, trace)
+            })?)
+        } else {
+            None
+        };
+        let states = decoded.as_ref().unwrap_or(&encoded.last); // [B·L, E]
+        let word = self.embeddings.word.view();
+        let labelled = labels.filter(|_| {
+            self.head == Head::EnhancedMaskedLm
+                || self.profile.language_model_loss == LanguageModelLoss::EachPositiveLabel
+        });
+        if let Some(labels) = labelled {
+            // Microsoft predicts the labelled words only, and returns a loss for each.
+            let labels = flat("labels", labels, states.nrows())?;
+            let at: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] > 0).collect();
+            let gathered = states.select(Axis(0), &at); // [M, E]
+            let logits = head.forward(gathered.view(), word, 1, trace); // [M, V]
+            let chosen: Array1<i64> = labels.select(Axis(0), &at);
+            let each = cross_entropy_each(logits.view(), chosen.view(), |_| false).map_err(|e| label("labels", e))?;
+            return Ok(Predicted {
+                logits: Some(logits.into_dyn()),
+                loss: Some(each.into_dyn()),
+                start_logits: None,
+                end_logits: None,
+            });
+        }
+        let logits = head.forward(states.view(), word, batch.size, trace); // [B·L, V]
+        let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels)).transpose()?;
+        Ok(Predicted {
+            logits: Some(by_token(logits, batch)),
+            loss: loss.map(scalar),
+            start_logits: None,
+            end_logits: None,
+        })
+    }
+}
+
+/// The number of choices a sequence has, from the second axis of its tokens.
+fn choices<T>(inputs: &Inputs<T>) -> Result<usize, ModelError> {
+    let (input, found) = match (&inputs.input_ids, &inputs.inputs_embeds) {
+        (Some(ids), _) => ("input_ids", ids.shape()),
+        (None, Some(embeds)) => ("inputs_embeds", embeds.shape()),
+        (None, None) => return Ok(1),
+    };
+    match found {
+        [_, choices, _, ..] if *choices > 0 => Ok(*choices),
+        _ => Err(shape(input, "[B, C, L], one sequence a choice", found)),
+    }
+}
+
+/// [B·C, 1] logits as [B, C], and the cross-entropy of the right choices [B].
+fn choose<T: Real>(
+    logits: Array2<T>,
+    choices: usize,
+    labels: Option<&Labels>,
+) -> Result<(ArrayD<T>, Option<T>), ModelError> {
+    let questions = logits.len() / choices;
+    let logits = logits.into_shape_with_order((questions, choices)).expect("a logit for each choice");
+    let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels)).transpose()?;
+    Ok((logits.into_dyn(), loss))
+}

@@ -1,0 +1,108 @@
+//! Named arrays, checked against the schema, and the small modules that hold them.
+
+use std::collections::BTreeMap;
+
+use deberta_ops::{Real, layer_norm, linear};
+use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Dimension, Ix1, Ix2, IxDyn};
+
+use crate::config::DebertaV2Config;
+use crate::error::ModelError;
+use crate::schema::{Head, Presence, schema};
+
+/// The parameters of a model by their names in [`schema`]. Arrays may be views of somebody else's memory.
+pub struct Weights<'w, T: Clone> {
+    arrays: BTreeMap<String, CowArray<'w, T, IxDyn>>,
+}
+
+impl<'w, T: Real> Weights<'w, T> {
+    /// Checks that `arrays` holds every parameter of `config` under `head`, in its shape. Other arrays are ignored.
+    ///
+    /// # Errors
+    /// [`ModelError::Weights`], which names every parameter that is missing or misshapen.
+    pub fn new(
+        config: &DebertaV2Config,
+        head: Head,
+        mut arrays: BTreeMap<String, CowArray<'w, T, IxDyn>>,
+    ) -> Result<Self, ModelError> {
+        let parameters = schema(config, head);
+        for parameter in &parameters {
+            // Of two tied parameters either may stand for both.
+            if let Presence::TiedTo(other) = &parameter.presence
+                && !arrays.contains_key(other)
+                && let Some(array) = arrays.remove(&parameter.name)
+            {
+                arrays.insert(other.clone(), array);
+            }
+        }
+        let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
+        for parameter in parameters {
+            match arrays.get(&parameter.name) {
+                Some(array) if array.shape() == parameter.shape => {}
+                Some(array) => misshapen.push((parameter.name, parameter.shape, array.shape().to_vec())),
+                None if parameter.presence == Presence::Required => missing.push(parameter.name),
+                None => {}
+            }
+        }
+        if missing.is_empty() && misshapen.is_empty() {
+            Ok(Self { arrays })
+        } else {
+            Err(ModelError::Weights { missing, misshapen })
+        }
+    }
+
+    /// Takes a parameter that may be absent.
+    pub(crate) fn optional<D: Dimension>(&mut self, name: &str) -> Option<CowArray<'w, T, D>> {
+        let array = self.arrays.remove(name)?;
+        Some(array.into_dimensionality().expect("the schema gave the shape, and so the number of axes"))
+    }
+
+    /// Takes a required parameter.
+    pub(crate) fn take<D: Dimension>(&mut self, name: &str) -> CowArray<'w, T, D> {
+        self.optional(name).unwrap_or_else(|| unreachable!("{name} is required and was checked to be present"))
+    }
+
+    pub(crate) fn linear(&mut self, module: &str) -> Linear<'w, T> {
+        Linear { weight: self.take(&format!("{module}.weight")), bias: self.optional(&format!("{module}.bias")) }
+    }
+
+    pub(crate) fn optional_linear(&mut self, module: &str) -> Option<Linear<'w, T>> {
+        let weight = self.optional(&format!("{module}.weight"))?;
+        Some(Linear { weight, bias: self.optional(&format!("{module}.bias")) })
+    }
+
+    pub(crate) fn layer_norm(&mut self, module: &str, eps: f64) -> LayerNorm<'w, T> {
+        let (weight, bias) = (self.take(&format!("{module}.weight")), self.take(&format!("{module}.bias")));
+        LayerNorm { weight, bias, eps }
+    }
+}
+
+/// `torch.nn.Linear`: weight [O, I], bias [O] or none.
+pub(crate) struct Linear<'w, T: Clone> {
+    pub(crate) weight: CowArray<'w, T, Ix2>,
+    pub(crate) bias: Option<CowArray<'w, T, Ix1>>,
+}
+
+impl<T: Real> Linear<'_, T> {
+    /// [N, I] → [N, O].
+    pub(crate) fn forward(&self, x: ArrayView2<'_, T>) -> Array2<T> {
+        linear(x, self.weight.view(), self.bias())
+    }
+
+    pub(crate) fn bias(&self) -> Option<ArrayView1<'_, T>> {
+        self.bias.as_ref().map(|b| b.view())
+    }
+}
+
+/// `torch.nn.LayerNorm` over the last axis.
+pub(crate) struct LayerNorm<'w, T: Clone> {
+    weight: CowArray<'w, T, Ix1>,
+    bias: CowArray<'w, T, Ix1>,
+    eps: f64,
+}
+
+impl<T: Real> LayerNorm<'_, T> {
+    /// [N, E] → [N, E].
+    pub(crate) fn forward(&self, x: ArrayView2<'_, T>) -> Array2<T> {
+        layer_norm(x, self.weight.view(), self.bias.view(), self.eps)
+    }
+}
