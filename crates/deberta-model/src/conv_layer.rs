@@ -7,10 +7,11 @@
 //! x₀ is the embedding output and x₁ the output of layer 0. Masked positions are zeroed between convolution and
 //! activation, so an activation with act(0) ≠ 0 reaches them.
 
-use deberta_ops::{Activation, Real, conv1d};
+use deberta_ops::{Activation, Real, conv1d, narrow, wide};
 use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix1, Ix3, s};
 
 use crate::config::DebertaV2Config;
+use crate::embeddings::emit_wide;
 use crate::inputs::Batch;
 use crate::trace::Trace;
 use crate::weights::{LayerNorm, Weights};
@@ -46,23 +47,23 @@ impl<'w, T: Real> ConvLayer<'w, T> {
     ) -> Array2<T> {
         trace.within("conv", |trace| {
             // 1. Convolve each sequence by itself.
-            let mut out = Array2::zeros(embeddings.raw_dim()); // [B·L, E]
+            let mut out = Array2::<f64>::zeros(embeddings.raw_dim()); // [B·L, E]
             for b in 0..batch.size {
                 let rows = s![b * batch.length..(b + 1) * batch.length, ..];
                 let convolved = conv1d(embeddings.slice(rows), self.weight.view(), self.bias.view(), self.groups);
                 out.slice_mut(rows).assign(&convolved);
             }
-            self.emit_channels_first(&out, batch, trace);
+            emit_channels_first(&out, batch, trace);
             // 2. Zero what does not exist, then activate.
             for (mut row, &exists) in out.axis_iter_mut(Axis(0)).zip(batch.mask.tokens()) {
                 if !exists {
-                    row.fill(T::zero());
+                    row.fill(0.0);
                 }
             }
-            batch.emit(trace, "dropout", &out);
+            emit_wide(trace, "dropout", &out, batch.size);
             self.activation.apply_inplace(&mut out);
             // 3. Add the layer's output, normalize, mask.
-            out += &layer_output;
+            out += &wide(&layer_output);
             let mut out = self.layer_norm.forward(out.view());
             batch.emit(trace, "LayerNorm", &out);
             batch.mask_rows(&mut out);
@@ -70,13 +71,13 @@ impl<'w, T: Real> ConvLayer<'w, T> {
             out
         })
     }
+}
 
-    /// PyTorch's convolution returns [B, E, L].
-    fn emit_channels_first(&self, out: &Array2<T>, batch: &Batch<T>, trace: &mut Trace<'_, T>) {
-        if trace.wants("conv") {
-            let shape = (batch.size, batch.length, out.ncols());
-            let tokens = out.view().into_shape_with_order(shape).expect("rows are contiguous");
-            trace.emit("conv", tokens.permuted_axes([0, 2, 1]));
-        }
+/// PyTorch's convolution returns [B, E, L].
+fn emit_channels_first<T: Real>(out: &Array2<f64>, batch: &Batch<T>, trace: &mut Trace<'_, T>) {
+    if trace.wants("conv") {
+        let shape = (batch.size, batch.length, out.ncols());
+        let tokens = narrow(out).into_shape_with_order(shape).expect("rows are contiguous");
+        trace.emit("conv", tokens.view().permuted_axes([0, 2, 1]));
     }
 }

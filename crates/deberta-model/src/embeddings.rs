@@ -7,8 +7,8 @@
 //! Positions are added where `position_biased_input` says so, types where the model has any; the projection W widens
 //! E′ to E where they differ. Every row is of width E′ before it and E after.
 
-use deberta_ops::{Real, gather_rows};
-use ndarray::{Array2, ArrayView1, Axis, CowArray, Ix2};
+use deberta_ops::{Real, gather_rows, narrow, wide};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis, CowArray, Ix2, s};
 
 use crate::config::DebertaV2Config;
 use crate::inputs::{Batch, Tokens};
@@ -50,9 +50,9 @@ impl<'w, T: Real> Embeddings<'w, T> {
                 Tokens::Ids(ids) => {
                     let rows = gather_rows(self.word.view(), ArrayView1::from(ids));
                     batch.emit(trace, "word_embeddings", &rows);
-                    rows
+                    wide(&rows)
                 }
-                Tokens::Embeds(rows) => rows.clone(),
+                Tokens::Embeds(rows) => wide(rows),
             }; // [B·L, E′]
             // 2. Positions and types.
             if self.positions_first {
@@ -64,8 +64,8 @@ impl<'w, T: Real> Embeddings<'w, T> {
             }
             // 3. To the width of the model.
             if let Some(projection) = &self.embed_proj {
-                sum = projection.forward(sum.view()); // [B·L, E]
-                batch.emit(trace, "embed_proj", &sum);
+                sum = projection.forward_wide(narrow(&sum).view()); // [B·L, E]
+                emit_wide(trace, "embed_proj", &sum, batch.size);
             }
             // 4. Normalize, then mask. Multiplied, so that NaN in a masked row stays NaN as in the references.
             let mut out = self.layer_norm.forward(sum.view());
@@ -77,24 +77,33 @@ impl<'w, T: Real> Embeddings<'w, T> {
         })
     }
 
-    fn add_positions(&self, sum: &mut Array2<T>, batch: &Batch<T>, trace: &mut Trace<'_, T>) {
+    fn add_positions(&self, sum: &mut Array2<f64>, batch: &Batch<T>, trace: &mut Trace<'_, T>) {
         if let Some(table) = self.position.as_ref().filter(|_| self.position_biased) {
-            let rows = gather_rows(table.view(), ArrayView1::from(&batch.positions));
-            batch.emit(trace, "position_embeddings", &rows);
-            *sum += &rows;
+            *sum += &wide(&batch.position_rows(table.view(), trace));
         }
     }
 
-    fn add_types(&self, sum: &mut Array2<T>, batch: &Batch<T>, trace: &mut Trace<'_, T>) {
+    fn add_types(&self, sum: &mut Array2<f64>, batch: &Batch<T>, trace: &mut Trace<'_, T>) {
         if let Some(table) = &self.token_type {
             let rows = gather_rows(table.view(), ArrayView1::from(&batch.token_types));
             batch.emit(trace, "token_type_embeddings", &rows);
-            *sum += &rows;
+            *sum += &wide(&rows);
         }
     }
 }
 
 impl<T: Real> Batch<T> {
+    /// The rows of the absolute positions, [B·L, E′].
+    pub(crate) fn position_rows(&self, table: ArrayView2<'_, T>, trace: &mut Trace<'_, T>) -> Array2<T> {
+        let rows = gather_rows(table, ArrayView1::from(&self.positions));
+        if self.positions_shared {
+            trace.emit("position_embeddings", rows.slice(s![..self.length, ..]).insert_axis(Axis(0)));
+        } else {
+            self.emit(trace, "position_embeddings", &rows);
+        }
+        rows
+    }
+
     /// Multiplies each row by 1 where its token exists and by 0 where it does not.
     pub(crate) fn mask_rows(&self, rows: &mut Array2<T>) {
         for (mut row, &exists) in rows.axis_iter_mut(Axis(0)).zip(self.mask.tokens()) {
@@ -107,6 +116,13 @@ impl<T: Real> Batch<T> {
     /// Hands rows of tokens to the trace as [B, L, width].
     pub(crate) fn emit(&self, trace: &mut Trace<'_, T>, name: &str, rows: &Array2<T>) {
         emit_rows(trace, name, rows, self.size);
+    }
+}
+
+/// Hands [B·N, width] rows that are not yet rounded to the trace as [B, N, width].
+pub(crate) fn emit_wide<T: Real>(trace: &mut Trace<'_, T>, name: &str, rows: &Array2<f64>, size: usize) {
+    if trace.wants(name) {
+        emit_rows(trace, name, &narrow(rows), size);
     }
 }
 

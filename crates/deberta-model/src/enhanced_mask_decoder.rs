@@ -14,8 +14,8 @@
 //! the query. z₂ goes to the language-modelling head. Where absolute positions were already added to the embeddings,
 //! Microsoft's code since 2023 takes the ordinary h_N instead ([`EnhancedDecoding`]).
 
-use deberta_ops::{Real, gather_rows};
-use ndarray::{Array2, ArrayView1};
+use deberta_ops::Real;
+use ndarray::Array2;
 
 use crate::embeddings::Embeddings;
 use crate::encoder::{Encoded, Encoder};
@@ -56,8 +56,7 @@ pub(crate) fn decode<T: Real>(
         });
     }
     // 1. z₀
-    let mut states = gather_rows(table.view(), ArrayView1::from(&batch.positions)); // [B·L, E]
-    batch.emit(trace, "position_embeddings", &states);
+    let mut states = batch.position_rows(table.view(), trace); // [B·L, E]
     states += &encoded.before_last;
     batch.emit(trace, "z_states", &states);
     // 2. z₁ and z₂

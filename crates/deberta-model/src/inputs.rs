@@ -84,7 +84,10 @@ pub(crate) struct Batch<T> {
     /// The mask of the enhanced mask decoder, where it is another one.
     pub(crate) decoder_mask: Option<AttentionMask>,
     pub(crate) token_types: Vec<usize>,
+    /// [B·L]
     pub(crate) positions: Vec<usize>,
+    /// Whether one row of positions serves every sequence; PyTorch's intermediates then have one.
+    pub(crate) positions_shared: bool,
 }
 
 pub(crate) enum Tokens<T> {
@@ -129,7 +132,8 @@ impl<T: Real> Batch<T> {
                 (0..size).flat_map(|_| 0..length).collect()
             }
         };
-        Ok(Self { size, length, tokens, mask, decoder_mask, token_types, positions })
+        let positions_shared = inputs.position_ids.as_ref().is_none_or(|ids| !flatten && ids.shape()[0] == 1);
+        Ok(Self { size, length, tokens, mask, decoder_mask, token_types, positions, positions_shared })
     }
 }
 

@@ -118,6 +118,7 @@ impl<'w, T: Real> Model<'w, T> {
         let (embeddings, encoded) = trace.within("deberta", |trace| {
             let embeddings = self.embeddings.forward(&batch, trace); // [B·L, E]
             let encoded = self.encoder.forward(&embeddings, &batch, positions.as_ref(), keep, trace);
+            batch.emit(trace, "", &encoded.last);
             (embeddings, encoded)
         });
         let predicted = self.predict(inputs, &batch, &encoded, positions.as_ref(), choices, trace)?;

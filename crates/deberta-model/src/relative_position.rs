@@ -113,6 +113,25 @@ mod tests {
     }
 
     #[test]
+    fn hugging_faces_own_tables() {
+        let golden = deberta_testkit::TensorFile::read(&deberta_testkit::fixtures("hf/buckets.safetensors"));
+        let mut pairs = 0;
+        for name in golden.names() {
+            let parts: Vec<&str> = name.split('.').collect();
+            let number = |at: usize| parts[at].parse::<i64>().unwrap();
+            if parts[0] == "log_bucket" {
+                let expected = golden.int(name);
+                let reach = expected.len() as i64 / 2;
+                let ours =
+                    (-reach..=reach).map(|x| log_bucket(x, number(1) as usize, number(2) as usize, BucketLog::F32));
+                assert!(ours.eq(expected.iter().copied()), "{name}");
+                pairs += 1;
+            }
+        }
+        assert!(pairs > 20, "only {pairs} pairs of buckets and maximum");
+    }
+
+    #[test]
     fn rows_depend_on_the_distance_alone_and_are_clamped() {
         let positions = RelativePositions::new(&config(-1, 3), &Profile::HF_5, 4, 6);
         let table = positions.table();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deberta_ops::{Real, layer_norm, linear};
+use deberta_ops::{Real, layer_norm, linear, linear_wide};
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Dimension, Ix1, Ix2, IxDyn};
 
 use crate::config::DebertaV2Config;
@@ -78,8 +78,8 @@ impl<'w, T: Real> Weights<'w, T> {
 
 /// `torch.nn.Linear`: weight [O, I], bias [O] or none.
 pub(crate) struct Linear<'w, T: Clone> {
-    pub(crate) weight: CowArray<'w, T, Ix2>,
-    pub(crate) bias: Option<CowArray<'w, T, Ix1>>,
+    weight: CowArray<'w, T, Ix2>,
+    bias: Option<CowArray<'w, T, Ix1>>,
 }
 
 impl<T: Real> Linear<'_, T> {
@@ -88,7 +88,12 @@ impl<T: Real> Linear<'_, T> {
         linear(x, self.weight.view(), self.bias())
     }
 
-    pub(crate) fn bias(&self) -> Option<ArrayView1<'_, T>> {
+    /// [N, I] → [N, O], not yet rounded.
+    pub(crate) fn forward_wide(&self, x: ArrayView2<'_, T>) -> Array2<f64> {
+        linear_wide(x, self.weight.view(), self.bias())
+    }
+
+    fn bias(&self) -> Option<ArrayView1<'_, T>> {
         self.bias.as_ref().map(|b| b.view())
     }
 }
@@ -101,8 +106,8 @@ pub(crate) struct LayerNorm<'w, T: Clone> {
 }
 
 impl<T: Real> LayerNorm<'_, T> {
-    /// [N, E] → [N, E].
-    pub(crate) fn forward(&self, x: ArrayView2<'_, T>) -> Array2<T> {
+    /// [N, E] → [N, E]; what is normalized may be wider than the state it becomes.
+    pub(crate) fn forward<S: Real>(&self, x: ArrayView2<'_, S>) -> Array2<T> {
         layer_norm(x, self.weight.view(), self.bias.view(), self.eps)
     }
 }

@@ -112,8 +112,12 @@ impl Activation {
         }
     }
 
-    /// f(x).
+    /// f(x), computed in `f64` and rounded to the type of x.
     pub fn apply<T: Real>(self, x: T) -> T {
+        T::of(self.of(x.wide()))
+    }
+
+    fn of(self, x: f64) -> f64 {
         match self {
             Self::Gelu | Self::GeluPython => gelu(x),
             Self::Gelu10 => clip(gelu(x), -10.0, 10.0),
@@ -121,26 +125,26 @@ impl Activation {
             Self::GeluNew | Self::GeluPytorchTanh | Self::GeluPythonTanh | Self::GeluAccurate => {
                 gelu_tanh(x, FRAC_2_SQRT_PI * FRAC_1_SQRT_2)
             }
-            Self::HardSwish => x * clip(x + constant(3.0), 0.0, 6.0) / constant(6.0),
+            Self::HardSwish => x * clip(x + 3.0, 0.0, 6.0) / 6.0,
             Self::Laplace => {
-                let z = (x - constant(0.707_107)) / constant(0.282_095 * SQRT_2);
-                constant::<T>(0.5) * (T::one() + z.erf())
+                let z = (x - 0.707_107) / (0.282_095 * SQRT_2);
+                0.5 * (1.0 + libm::erf(z))
             }
             Self::LeakyRelu => {
-                if x > T::zero() || x.is_nan() {
+                if x > 0.0 || x.is_nan() {
                     x
                 } else {
-                    x * constant(0.01)
+                    x * 0.01
                 }
             }
             Self::Linear => x,
             Self::Mish => x * softplus(x).tanh(),
-            Self::QuickGelu => x * sigmoid(x * constant(1.702)),
+            Self::QuickGelu => x * sigmoid(x * 1.702),
             Self::Relu => relu(x),
             Self::Relu2 => relu(x) * relu(x),
             Self::Relu6 => clip(x, 0.0, 6.0),
             Self::Sigmoid => sigmoid(x),
-            Self::Silu | Self::Swish => x / (T::one() + (-x).exp()),
+            Self::Silu | Self::Swish => x / (1.0 + (-x).exp()),
             Self::SqrtSoftplus => softplus(x).sqrt(),
             Self::Tanh => x.tanh(),
         }
@@ -154,40 +158,36 @@ impl Activation {
     }
 }
 
-fn constant<T: Real>(value: f64) -> T {
-    T::of(value)
+fn gelu(x: f64) -> f64 {
+    x * 0.5 * (1.0 + libm::erf(x * FRAC_1_SQRT_2))
 }
 
-fn gelu<T: Real>(x: T) -> T {
-    x * constant(0.5) * (T::one() + (x * constant(FRAC_1_SQRT_2)).erf())
-}
-
-fn gelu_tanh<T: Real>(x: T, root: f64) -> T {
-    let inner = constant::<T>(root) * (x + constant::<T>(0.044_715) * x * x * x);
-    constant::<T>(0.5) * x * (T::one() + inner.tanh())
+fn gelu_tanh(x: f64, root: f64) -> f64 {
+    let inner = root * (x + 0.044_715 * x * x * x);
+    0.5 * x * (1.0 + inner.tanh())
 }
 
 /// σ(x) = 1 / (1 + e⁻ˣ).
-fn sigmoid<T: Real>(x: T) -> T {
-    T::one() / (T::one() + (-x).exp())
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 /// ln(1 + eˣ), which is x to the last digit where x > 20 (the threshold of `torch.nn.functional.softplus`).
-fn softplus<T: Real>(x: T) -> T {
-    if x > constant(20.0) { x } else { x.exp().ln_1p() }
+fn softplus(x: f64) -> f64 {
+    if x > 20.0 { x } else { x.exp().ln_1p() }
 }
 
 /// max(x, 0) that keeps NaN.
-fn relu<T: Real>(x: T) -> T {
-    if x < T::zero() { T::zero() } else { x }
+fn relu(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
 }
 
 /// x held between two bounds; keeps NaN.
-fn clip<T: Real>(x: T, low: f64, high: f64) -> T {
-    if x < constant(low) {
-        constant(low)
-    } else if x > constant(high) {
-        constant(high)
+fn clip(x: f64, low: f64, high: f64) -> f64 {
+    if x < low {
+        low
+    } else if x > high {
+        high
     } else {
         x
     }

@@ -1,14 +1,14 @@
 //! One-dimensional convolution over the sequence: y[l, o] = b[o] + Σ_t Σ_c W[o, c, t] · x[l + t − (k − 1)/2, c],
 //! rows outside the sequence being zero. With groups, output channel o sees the input channels of its own group only.
 //!
-//! As `torch.nn.Conv1d` with `padding = (k − 1) / 2`, but with channels last. Each tap t is one matrix product over the
-//! rows it can reach.
+//! As `torch.nn.Conv1d` with `padding = (k − 1) / 2`, but with channels last. The rows that a tap can reach are laid
+//! beside one another, and each group is one matrix product with the kernel as it lies in memory.
 
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayView3, s};
 
-use crate::{Real, add_product};
+use crate::{Real, linear_wide};
 
-/// The convolution of one sequence.
+/// The convolution of one sequence, before it is rounded to the type of the data.
 ///
 /// # Shapes
 /// `x` [L, E], `weight` [O, E / groups, k] with k odd, `bias` [O]; returns [L, O].
@@ -20,30 +20,32 @@ pub fn conv1d<T: Real>(
     weight: ArrayView3<'_, T>,
     bias: ArrayView1<'_, T>,
     groups: usize,
-) -> Array2<T> {
+) -> Array2<f64> {
     let (length, channels_in) = x.dim();
     let (channels_out, per_group_in, taps) = weight.dim();
     assert!(taps % 2 == 1, "an even kernel has no centre");
     assert!(per_group_in * groups == channels_in && channels_out % groups == 0, "groups divide the channels");
     let per_group_out = channels_out / groups;
     let reach = taps / 2;
+    let kernel = weight.to_shape((channels_out, per_group_in * taps)).expect("as many elements as before");
 
-    let mut y = Array2::from_shape_fn((length, channels_out), |(_, o)| bias[o]); // [L, O]
-    for tap in 0..taps {
-        // Output rows l for which l + tap − reach lies inside the sequence.
-        let first = reach.saturating_sub(tap);
-        let end = (length + reach).saturating_sub(tap).min(length);
-        if first >= end {
-            continue;
+    let mut y = Array2::zeros((length, channels_out)); // [L, O]
+    for group in 0..groups {
+        let (i, o) = (group * per_group_in, group * per_group_out);
+        let mut rows = Array2::<T>::zeros((length, per_group_in * taps)); // [L, E / groups · k]
+        for tap in 0..taps {
+            // Output rows l for which l + tap − reach lies inside the sequence.
+            let first = reach.saturating_sub(tap);
+            let end = (length + reach).saturating_sub(tap).min(length);
+            if first < end {
+                let from = first + tap - reach;
+                let reached = x.slice(s![from..from + (end - first), i..i + per_group_in]);
+                rows.slice_mut(s![first..end, tap..;taps]).assign(&reached);
+            }
         }
-        let from = first + tap - reach;
-        for group in 0..groups {
-            let (i, o) = (group * per_group_in, group * per_group_out);
-            let kernel = weight.slice(s![o..o + per_group_out, .., tap]).t().as_standard_layout().into_owned();
-            let rows = x.slice(s![from..from + (end - first), i..i + per_group_in]);
-            let mut out = y.slice_mut(s![first..end, o..o + per_group_out]);
-            add_product(rows, kernel.view(), &mut out);
-        }
+        let kernel = kernel.slice(s![o..o + per_group_out, ..]);
+        let bias = bias.slice(s![o..o + per_group_out]);
+        y.slice_mut(s![.., o..o + per_group_out]).assign(&linear_wide(rows.view(), kernel, Some(bias)));
     }
     y
 }

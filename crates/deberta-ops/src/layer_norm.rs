@@ -7,30 +7,30 @@ use ndarray::{Array2, ArrayView1, ArrayView2, Zip};
 
 use crate::Real;
 
-/// Normalizes each row of `x`.
+/// Normalizes each row of `x`, which may be wider than the result.
 ///
 /// # Shapes
 /// `x` [N, E], `weight` (γ) [E], `bias` (β) [E]; returns [N, E].
 ///
 /// # Panics
 /// If the shapes do not agree.
-pub fn layer_norm<T: Real>(
-    x: ArrayView2<'_, T>,
+pub fn layer_norm<S: Real, T: Real>(
+    x: ArrayView2<'_, S>,
     weight: ArrayView1<'_, T>,
     bias: ArrayView1<'_, T>,
     eps: f64,
 ) -> Array2<T> {
-    let mut y = x.to_owned();
+    let mut y = Array2::zeros(x.raw_dim());
     let width = x.ncols() as f64;
-    for mut row in y.rows_mut() {
+    for (x, mut y) in x.rows().into_iter().zip(y.rows_mut()) {
         // 1. μ
-        let mean = row.iter().map(|&v| v.wide()).sum::<f64>() / width;
+        let mean = x.iter().map(|&v| v.wide()).sum::<f64>() / width;
         // 2. σ²
-        let variance = row.iter().map(|&v| (v.wide() - mean).powi(2)).sum::<f64>() / width;
+        let variance = x.iter().map(|&v| (v.wide() - mean).powi(2)).sum::<f64>() / width;
         // 3. normalize, scale, shift
         let scale = 1.0 / (variance + eps).sqrt();
-        Zip::from(&mut row).and(weight).and(bias).for_each(|v, &gamma, &beta| {
-            *v = T::of((v.wide() - mean) * scale) * gamma + beta;
+        Zip::from(&mut y).and(x).and(weight).and(bias).for_each(|y, &x, &gamma, &beta| {
+            *y = T::of((x.wide() - mean) * scale * gamma.wide() + beta.wide());
         });
     }
     y
@@ -68,14 +68,14 @@ mod tests {
     fn a_large_mean_loses_nothing() {
         // Exact in f32: 2²³ ± 1. The mean of squares would need 47 bits.
         let x = array![[8_388_607.0_f32, 8_388_609.0]];
-        let y = layer_norm(x.view(), Array1::ones(2).view(), Array1::zeros(2).view(), 0.0);
+        let y: Array2<f32> = layer_norm(x.view(), Array1::ones(2).view(), Array1::zeros(2).view(), 0.0);
         assert_eq!(y, array![[-1.0, 1.0]]);
     }
 
     #[test]
     fn a_constant_row_becomes_the_bias_and_nan_stays_nan() {
         let x = array![[3.0, 3.0], [f64::NAN, 1.0]];
-        let y = layer_norm(x.view(), array![2.0, 2.0].view(), array![0.5, -0.5].view(), 1e-7);
+        let y: Array2<f64> = layer_norm(x.view(), array![2.0, 2.0].view(), array![0.5, -0.5].view(), 1e-7);
         assert_eq!(y.row(0), array![0.5, -0.5]);
         assert!(y.row(1).iter().all(|v| v.is_nan()));
     }

@@ -5,8 +5,9 @@
 //! length (Q and K where query and key lengths differ), H heads, D head size, E hidden size, R relative rows, V
 //! vocabulary, C classes.
 //!
-//! Reductions (the moments of layer norm, the denominator of softmax, losses) accumulate in `f64` whatever the type of
-//! the data, so that in `f32` what remains is the rounding of the matrix products.
+//! States are of the type of the data. What leads from one state to the next, reductions (the moments of layer norm, the denominator of softmax, losses, small products), residual
+//! sums and transcendental functions, is taken in `f64` whatever that type is and rounded once, so that in `f32` what remains is the
+//! rounding of the states themselves and of the large matrix products.
 
 #[cfg(feature = "openblas")]
 extern crate openblas_src as _;
@@ -28,6 +29,6 @@ pub use cross_entropy::{
 };
 pub use gather::{gather_c2p, gather_p2c, gather_rows};
 pub use layer_norm::layer_norm;
-pub use linear::{add_product, linear, product_transposed};
+pub use linear::{SMALL_PRODUCT, linear, linear_wide, narrow, wide};
 pub use masked_softmax::{Hidden, masked_softmax};
 pub use real::Real;

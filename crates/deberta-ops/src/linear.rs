@@ -2,11 +2,17 @@
 //!
 //! `linear`: y = x·Wᵀ + b, as `torch.nn.Linear`. The bias is laid into the output first and the product accumulates on
 //! it, so that the addition costs no pass of its own.
+//!
+//! Products go to BLAS in the type of the data. Those too small for that to be faster ([`SMALL_PRODUCT`]) are
+//! accumulated in `f64`, so that in `f32` a small model carries the rounding of its states alone.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayBase, ArrayView1, ArrayView2, DataMut, Ix2};
+use ndarray::{Array, Array2, ArrayBase, ArrayView1, ArrayView2, Data, Dimension};
 
 use crate::Real;
+
+/// Products of at most this many multiplications are accumulated in `f64`: two milliseconds at most, widening included.
+pub const SMALL_PRODUCT: usize = 1 << 22;
 
 /// y = x·Wᵀ + b.
 ///
@@ -16,41 +22,53 @@ use crate::Real;
 /// # Panics
 /// If the shapes do not agree.
 pub fn linear<T: Real>(x: ArrayView2<'_, T>, weight: ArrayView2<'_, T>, bias: Option<ArrayView1<'_, T>>) -> Array2<T> {
-    let shape = (x.nrows(), weight.nrows());
-    let Some(bias) = bias else {
-        return product_transposed(x, weight);
-    };
-    let mut y = Array2::from_shape_fn(shape, |(_, o)| bias[o]); // [N, O]
+    if accumulates_wide::<T>(&x, &weight) {
+        return narrow(&linear_wide(x, weight, bias));
+    }
+    let mut y = match bias {
+        Some(bias) => Array2::from_shape_fn((x.nrows(), weight.nrows()), |(_, o)| bias[o]),
+        None => Array2::zeros((x.nrows(), weight.nrows())),
+    }; // [N, O]
     general_mat_mul(T::one(), &x, &weight.t(), T::one(), &mut y);
     y
 }
 
-/// a·bᵀ.
+/// y = x·Wᵀ + b, before it is rounded to the type of the data: for what is summed, activated or normalized next.
 ///
 /// # Shapes
-/// `a` [M, K], `b` [N, K]; returns [M, N].
+/// `x` [N, I], `weight` [O, I], `bias` [O]; returns [N, O].
 ///
 /// # Panics
 /// If the shapes do not agree.
-pub fn product_transposed<T: Real>(a: ArrayView2<'_, T>, b: ArrayView2<'_, T>) -> Array2<T> {
-    let mut out = Array2::zeros((a.nrows(), b.nrows()));
-    general_mat_mul(T::one(), &a, &b.t(), T::zero(), &mut out);
-    out
+pub fn linear_wide<T: Real>(
+    x: ArrayView2<'_, T>,
+    weight: ArrayView2<'_, T>,
+    bias: Option<ArrayView1<'_, T>>,
+) -> Array2<f64> {
+    if !accumulates_wide::<T>(&x, &weight) {
+        return wide(&linear(x, weight, bias));
+    }
+    let mut y = match bias {
+        Some(bias) => Array2::from_shape_fn((x.nrows(), weight.nrows()), |(_, o)| bias[o].wide()),
+        None => Array2::zeros((x.nrows(), weight.nrows())),
+    }; // [N, O]
+    general_mat_mul(1.0, &wide(&x), &wide(&weight).t(), 1.0, &mut y);
+    y
 }
 
-/// out += a·b.
-///
-/// # Shapes
-/// `a` [M, K], `b` [K, N], `out` [M, N].
-///
-/// # Panics
-/// If the shapes do not agree.
-pub fn add_product<T: Real, S: DataMut<Elem = T>>(
-    a: ArrayView2<'_, T>,
-    b: ArrayView2<'_, T>,
-    out: &mut ArrayBase<S, Ix2>,
-) {
-    general_mat_mul(T::one(), &a, &b, T::one(), out);
+fn accumulates_wide<T: Real>(x: &ArrayView2<'_, T>, weight: &ArrayView2<'_, T>) -> bool {
+    let multiplications = x.nrows().saturating_mul(x.ncols()).saturating_mul(weight.nrows());
+    T::NAME != f64::NAME && multiplications <= SMALL_PRODUCT
+}
+
+/// The array in `f64`.
+pub fn wide<T: Real, S: Data<Elem = T>, D: Dimension>(array: &ArrayBase<S, D>) -> Array<f64, D> {
+    array.map(|v| v.wide())
+}
+
+/// The array rounded to `T`.
+pub fn narrow<T: Real, S: Data<Elem = f64>, D: Dimension>(array: &ArrayBase<S, D>) -> Array<T, D> {
+    array.map(|&v| T::of(v))
 }
 
 #[cfg(test)]

@@ -45,8 +45,9 @@ pub fn masked_softmax<T: Real>(mut scores: ArrayViewMut1<'_, T>, visible: ArrayV
     // 2. The exponentials and their sum.
     let mut sum = 0.0;
     for s in &mut scores {
-        *s = (*s - max).exp();
-        sum += s.wide();
+        let e = (*s - max).wide().exp();
+        *s = T::of(e);
+        sum += e;
     }
     // 3. The quotients.
     scores.mapv_inplace(|s| T::of(s.wide() / sum));

@@ -12,9 +12,6 @@ pub trait Real: NdFloat + std::iter::Sum + Default {
 
     /// The value, widened without loss.
     fn wide(self) -> f64;
-
-    /// The error function, correct to one unit in the last place.
-    fn erf(self) -> Self;
 }
 
 impl Real for f32 {
@@ -28,10 +25,6 @@ impl Real for f32 {
     fn wide(self) -> f64 {
         self.into()
     }
-
-    fn erf(self) -> Self {
-        libm::erff(self)
-    }
 }
 
 impl Real for f64 {
@@ -43,9 +36,5 @@ impl Real for f64 {
 
     fn wide(self) -> f64 {
         self
-    }
-
-    fn erf(self) -> Self {
-        libm::erf(self)
     }
 }

@@ -18,6 +18,7 @@ pub enum Tensor {
 /// A safetensors file, read whole.
 pub struct TensorFile {
     tensors: BTreeMap<String, Tensor>,
+    dtypes: BTreeMap<String, Dtype>,
 }
 
 impl TensorFile {
@@ -26,7 +27,35 @@ impl TensorFile {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let tensors = file.iter().map(|(name, view)| (name.to_owned(), widen(name, &view))).collect();
-        Self { tensors }
+        let dtypes = file.iter().map(|(name, view)| (name.to_owned(), view.dtype())).collect();
+        Self { tensors, dtypes }
+    }
+
+    /// Every tensor of every weights file in a model directory (`model*.safetensors`).
+    pub fn read_model(directory: &Path) -> Self {
+        let mut all = Self { tensors: BTreeMap::new(), dtypes: BTreeMap::new() };
+        let entries = std::fs::read_dir(directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
+        for entry in entries {
+            let path = entry.expect("a readable directory").path();
+            let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            if name.starts_with("model") && name.ends_with(".safetensors") {
+                let file = Self::read(&path);
+                all.tensors.extend(file.tensors);
+                all.dtypes.extend(file.dtypes);
+            }
+        }
+        assert!(!all.tensors.is_empty(), "{} holds no model*.safetensors", directory.display());
+        all
+    }
+
+    /// A tensor by name, if the file holds it.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// Whether the file holds `name` in single precision.
+    pub fn is_f32(&self, name: &str) -> bool {
+        self.dtypes.get(name) == Some(&Dtype::F32)
     }
 
     /// The names, sorted.

@@ -1,16 +1,19 @@
 //! Attention as the equations have it: one head at a time, every term in full, each open to the trace.
+//!
+//! Within a head everything is computed in `f64`; the projections that enter and the context that leaves are of the
+//! model's type.
 
-use deberta_ops::{Real, add_product, gather_c2p, gather_p2c, masked_softmax, product_transposed};
+use deberta_ops::{Real, gather_c2p, gather_p2c, masked_softmax, narrow, wide};
 use ndarray::{Array2, Array4, ArrayView2, s};
 
 use super::{Attended, AttentionContext, DisentangledSelfAttention, Projected};
 use crate::trace::Trace;
 
 /// The terms of one head, each divided by the scale, [Q, K].
-struct Terms<T> {
-    c2c: Array2<T>,
-    c2p: Option<Array2<T>>,
-    p2c: Option<Array2<T>>,
+struct Terms {
+    c2c: Array2<f64>,
+    c2p: Option<Array2<f64>>,
+    p2c: Option<Array2<f64>>,
 }
 
 /// The terms of every head, [B, H, Q, K], as far as somebody wants them.
@@ -42,12 +45,12 @@ impl<T: Real> DisentangledSelfAttention<'_, T> {
             for h in 0..self.heads {
                 let head = h * self.head_size..(h + 1) * self.head_size;
                 let (of_queries, of_keys) = (b * q..(b + 1) * q, b * k..(b + 1) * k);
-                let query = queries.slice(s![of_queries.clone(), head.clone()]); // [Q, D]
-                let key = keys.slice(s![of_keys.clone(), head.clone()]); // [K, D]
-                let value = values.slice(s![of_keys, head.clone()]); // [K, D]
+                let query = wide(&queries.slice(s![of_queries.clone(), head.clone()])); // [Q, D]
+                let key = wide(&keys.slice(s![of_keys.clone(), head.clone()])); // [K, D]
+                let value = wide(&values.slice(s![of_keys, head.clone()])); // [K, D]
 
                 // 1. The terms and their sum.
-                let terms = self.terms(query, key, projected, rows.as_ref(), h);
+                let terms = self.terms(query.view(), key.view(), projected, rows.as_ref(), h);
                 let mut scores = terms.c2c.clone();
                 for term in [&terms.c2p, &terms.p2c].into_iter().flatten() {
                     scores += term;
@@ -57,7 +60,7 @@ impl<T: Real> DisentangledSelfAttention<'_, T> {
                 // 2. Probabilities over the keys each query may attend to.
                 for (i, mut row) in scores.rows_mut().into_iter().enumerate() {
                     if self.centers_before_masking {
-                        let max = row.iter().fold(T::neg_infinity(), |m, &s| if s > m { s } else { m });
+                        let max = row.iter().fold(f64::NEG_INFINITY, |m, &s| if s > m { s } else { m });
                         row.mapv_inplace(|s| s - max);
                     }
                     masked_softmax(row, context.mask.row(b, i), self.hidden_scores);
@@ -65,7 +68,7 @@ impl<T: Real> DisentangledSelfAttention<'_, T> {
                 keep(&mut kept.probs, b, h, &scores);
 
                 // 3. The values they weigh.
-                add_product(scores.view(), value, &mut out.slice_mut(s![of_queries, head]));
+                out.slice_mut(s![of_queries, head]).assign(&narrow(&scores.dot(&value)));
             }
         }
         kept.emit(trace);
@@ -74,23 +77,24 @@ impl<T: Real> DisentangledSelfAttention<'_, T> {
 
     fn terms(
         &self,
-        query: ArrayView2<'_, T>,
-        key: ArrayView2<'_, T>,
+        query: ArrayView2<'_, f64>,
+        key: ArrayView2<'_, f64>,
         projected: Option<&Projected<T>>,
         rows: Option<&Array2<usize>>,
         h: usize,
-    ) -> Terms<T> {
-        let head = s![.., h * self.head_size..(h + 1) * self.head_size];
-        let position_keys = projected.and_then(|p| p.keys.as_ref());
-        let position_queries = projected.and_then(|p| p.queries.as_ref());
+    ) -> Terms {
+        let scale = self.scale.wide();
+        let of_head = |rows: &Array2<T>| wide(&rows.slice(s![.., h * self.head_size..(h + 1) * self.head_size])); // [R, D]
+        let position_keys = projected.and_then(|p| p.keys.as_ref()).map(of_head);
+        let position_queries = projected.and_then(|p| p.queries.as_ref()).map(of_head);
         Terms {
-            c2c: product_transposed(query, key) / self.scale,
-            c2p: position_keys.zip(rows).map(|(position, rows)| {
-                gather_c2p(product_transposed(query, position.slice(head)).view(), rows.view()) / self.scale
-            }),
-            p2c: position_queries.zip(rows).map(|(position, rows)| {
-                gather_p2c(product_transposed(key, position.slice(head)).view(), rows.view()) / self.scale
-            }),
+            c2c: query.dot(&key.t()) / scale,
+            c2p: position_keys
+                .zip(rows)
+                .map(|(position, rows)| gather_c2p(query.dot(&position.t()).view(), rows.view()) / scale),
+            p2c: position_queries
+                .zip(rows)
+                .map(|(position, rows)| gather_p2c(key.dot(&position.t()).view(), rows.view()) / scale),
         }
     }
 
@@ -113,7 +117,7 @@ impl<T: Real> DisentangledSelfAttention<'_, T> {
 }
 
 impl<T: Real> Kept<T> {
-    fn keep_terms(&mut self, b: usize, h: usize, terms: &Terms<T>, scores: &Array2<T>) {
+    fn keep_terms(&mut self, b: usize, h: usize, terms: &Terms, scores: &Array2<f64>) {
         keep(&mut self.c2c, b, h, &terms.c2c);
         for (space, term) in [(&mut self.c2p, &terms.c2p), (&mut self.p2c, &terms.p2c)] {
             if let Some(term) = term {
@@ -133,8 +137,8 @@ impl<T: Real> Kept<T> {
     }
 }
 
-fn keep<T: Real>(space: &mut Option<Array4<T>>, b: usize, h: usize, value: &Array2<T>) {
+fn keep<T: Real>(space: &mut Option<Array4<T>>, b: usize, h: usize, value: &Array2<f64>) {
     if let Some(space) = space {
-        space.slice_mut(s![b, h, .., ..]).assign(value);
+        space.slice_mut(s![b, h, .., ..]).assign(&narrow(value));
     }
 }

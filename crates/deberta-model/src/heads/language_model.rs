@@ -8,7 +8,7 @@ use deberta_ops::{Activation, Real};
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Ix1, Ix2};
 
 use crate::config::DebertaV2Config;
-use crate::embeddings::emit_rows;
+use crate::embeddings::{emit_rows, emit_wide};
 use crate::trace::Trace;
 use crate::weights::{LayerNorm, Linear, Weights};
 
@@ -59,16 +59,12 @@ impl<'w, T: Real> LanguageModelHead<'w, T> {
         size: usize,
         trace: &mut Trace<'_, T>,
     ) -> Array2<T> {
-        let (transform, act) = if self.legacy {
-            ("cls.predictions.transform", "transform_act_fn")
-        } else {
-            ("lm_predictions.lm_head", "transform_act_fn")
-        };
+        let transform = if self.legacy { "cls.predictions.transform" } else { "lm_predictions.lm_head" };
         let transformed = trace.within(transform, |trace| {
-            let mut x = self.dense.forward(states); // [N, E′]
-            emit_rows(trace, "dense", &x, size);
+            let mut x = self.dense.forward_wide(states); // [N, E′]
+            emit_wide(trace, "dense", &x, size);
             self.activation.apply_inplace(&mut x);
-            emit_rows(trace, act, &x, size);
+            emit_wide(trace, "transform_act_fn", &x, size);
             let x = self.layer_norm.forward(x.view());
             emit_rows(trace, "LayerNorm", &x, size);
             if self.legacy {

@@ -1,6 +1,6 @@
 //! The pooler: act(h₀·Wᵀ + b) of the first token's state (`ContextPooler`).
 
-use deberta_ops::{Activation, Real};
+use deberta_ops::{Activation, Real, narrow};
 use ndarray::{Array2, s};
 
 use crate::config::DebertaV2Config;
@@ -24,9 +24,12 @@ impl<'w, T: Real> Pooler<'w, T> {
         trace.within("pooler", |trace| {
             let first = states.slice(s![..;batch.length, ..]); // [B, E]
             trace.emit("dropout", first);
-            let mut pooled = self.dense.forward(first);
-            trace.emit("dense", pooled.view());
+            let mut pooled = self.dense.forward_wide(first);
+            if trace.wants("dense") {
+                trace.emit("dense", narrow(&pooled).view());
+            }
             self.activation.apply_inplace(&mut pooled);
+            let pooled = narrow(&pooled);
             trace.emit("", pooled.view());
             pooled
         })

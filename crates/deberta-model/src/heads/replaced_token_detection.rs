@@ -8,11 +8,12 @@
 //! h₀ is the last state of the first token. A token counts as replaced where its label is above 0 and differs from the
 //! token that stands there; the loss is binary cross-entropy with logits, one number for each token that exists.
 
-use deberta_ops::{Activation, Real, binary_cross_entropy_with_logits};
+use deberta_ops::{Activation, Real, binary_cross_entropy_with_logits, narrow, wide};
 use ndarray::{Array1, Array2, ArrayD, s};
 
 use super::{flat, shape};
 use crate::config::DebertaV2Config;
+use crate::embeddings::emit_wide;
 use crate::error::ModelError;
 use crate::inputs::{Batch, Labels, Tokens};
 use crate::trace::Trace;
@@ -40,17 +41,18 @@ impl<'w, T: Real> ReplacedTokenDetection<'w, T> {
     /// `states` [B·L, E]; returns logits [B, L].
     pub(crate) fn forward(&self, states: &Array2<T>, batch: &Batch<T>, trace: &mut Trace<'_, T>) -> Array2<T> {
         trace.within("mask_predictions", |trace| {
-            let mut sum = states.clone();
+            let mut sum = wide(states);
             for b in 0..batch.size {
                 let first = states.row(b * batch.length);
                 let mut rows = sum.slice_mut(s![b * batch.length..(b + 1) * batch.length, ..]);
-                rows += &first;
+                rows += &wide(&first);
             }
             let normed = self.layer_norm.forward(sum.view());
             batch.emit(trace, "LayerNorm", &normed);
-            let mut inner = self.dense.forward(normed.view());
-            batch.emit(trace, "dense", &inner);
+            let mut inner = self.dense.forward_wide(normed.view());
+            emit_wide(trace, "dense", &inner, batch.size);
             self.activation.apply_inplace(&mut inner);
+            let inner = narrow(&inner);
             batch.emit(trace, "transform_act_fn", &inner);
             let logits = self.classifier.forward(inner.view()); // [B·L, 1]
             batch.emit(trace, "classifier", &logits);

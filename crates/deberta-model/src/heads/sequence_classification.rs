@@ -9,7 +9,9 @@
 //! | `single_label_classification` | [B] | cross-entropy over labels other than −100 |
 //! | `multi_label_classification` | [B, C] | binary cross-entropy with logits |
 
-use deberta_ops::{Real, binary_cross_entropy_with_logits, cross_entropy, mean_squared_error, soft_cross_entropy};
+use deberta_ops::{
+    LossError, Real, binary_cross_entropy_with_logits, cross_entropy, mean_squared_error, soft_cross_entropy,
+};
 use ndarray::{Array1, Array2, ArrayD, Axis};
 
 use super::{flat, label, mean_cross_entropy};
@@ -66,11 +68,25 @@ fn undeclared_classes<T: Real>(profile: &Profile, logits: &Array2<T>, labels: &L
     }
     if profile.classifies_in_f32 {
         let single = logits.mapv(|v| <f32 as Real>::of(v.wide()));
-        return cross_entropy(single.view(), labels.view(), |l| l < 0)
-            .map(|loss| T::of(f64::from(loss)))
-            .map_err(|e| label("labels", e));
+        return cross_entropy_in_f32(&single, &labels).map(|loss| T::of(loss.into())).map_err(|e| label("labels", e));
     }
     cross_entropy(logits.view(), labels.view(), |l| l < 0).map_err(|e| label("labels", e))
+}
+
+/// The mean cross-entropy over labels ≥ 0, each step rounded to `f32` in PyTorch's order: (x − m) − ln Σ exp(x − m),
+/// summed, divided. Its exponentials differ from the correctly rounded ones now and then, so the result is PyTorch's
+/// to a unit in the last place.
+fn cross_entropy_in_f32(logits: &Array2<f32>, labels: &Array1<i64>) -> Result<f32, LossError> {
+    let (mut sum, mut count) = (0.0_f32, 0.0_f32);
+    for (index, (row, &label)) in logits.rows().into_iter().zip(labels).enumerate().filter(|(_, (_, l))| **l >= 0) {
+        let class = usize::try_from(label).ok().filter(|&c| c < row.len());
+        let class = class.ok_or(LossError { label, index, classes: row.len() })?;
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, |m, x| if x > m || x.is_nan() { x } else { m });
+        let normalizer = row.iter().map(|x| <f32 as Real>::of((x - max).wide().exp())).sum::<f32>().wide().ln();
+        sum -= (row[class] - max) - <f32 as Real>::of(normalizer);
+        count += 1.0;
+    }
+    Ok(sum / count)
 }
 
 fn same_shape<T: Real>(logits: &Array2<T>, labels: &Labels) -> Result<Array2<T>, ModelError> {
