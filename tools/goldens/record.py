@@ -28,7 +28,7 @@ class AttentionSteps(TorchFunctionMode):
     """Picks the terms of the score out of one call of `DisentangledSelfAttention.forward`.
 
     The call is a fixed sequence: the product of queries and keys; then, for c2p and p2c in this order and as far as they
-    are on, a product with relative rows, a gather, and a division by the scale; then the sum, masked fill, softmax.
+    are on, a product with relative rows, a gather, and a division by the scale; then the sum, and its masked fill.
     """
 
     def __init__(self, heads, terms):
@@ -49,8 +49,6 @@ class AttentionSteps(TorchFunctionMode):
             self.steps[self.pending.pop(0)], self.gathered = self.split_heads(out), False
         elif name == "masked_fill" and "scores" not in self.steps:
             self.steps["scores"] = self.split_heads(args[0])
-        elif name == "softmax":
-            self.steps["probs"] = self.split_heads(out)
         return out
 
 
@@ -97,6 +95,7 @@ def recording(model, config, attention_class):
         def forward(*args, **kwargs):
             with AttentionSteps(config.num_attention_heads, terms) as steps:
                 output = original(*args, **kwargs)
+            steps.steps["probs"] = output[1].detach().clone()  # as it leaves the module: 4.x zeroes after the softmax
             expected = {"c2c", "scores", "probs", *terms}
             assert set(steps.steps) == expected, f"{path}: {sorted(steps.steps)} instead of {sorted(expected)}"
             for name, tensor in steps.steps.items():
