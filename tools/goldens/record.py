@@ -35,6 +35,10 @@ class AttentionSteps(TorchFunctionMode):
         super().__init__()
         self.heads, self.pending, self.steps, self.gathered = heads, list(terms), {}, False
 
+    def finish(self, output):
+        """What only the module's own output shows. 4.x zeroes probabilities after the softmax."""
+        self.steps["probs"] = output[1].detach().clone()
+
     def split_heads(self, t):
         return t.detach().clone().reshape(-1, self.heads, *t.shape[-2:])
 
@@ -68,12 +72,17 @@ def relative_rows_name(path):
     return f"{head}.pos_{leaf}"
 
 
-@contextmanager
-def recording(model, config, attention_class):
-    """Fills the yielded dict with every intermediate of one forward pass of `model`."""
-    trace, undo = {}, []
+def relative_terms(config):
+    """Which relative terms the attention adds."""
     types = config.pos_att_type or []
-    terms = [t for t in ("c2p", "p2c") if t in types] if config.relative_attention else []
+    return [t for t in ("c2p", "p2c") if t in types] if config.relative_attention else []
+
+
+@contextmanager
+def recording(model, config, attention_class, steps_class=AttentionSteps, skip=()):
+    """Fills the yielded dict with every intermediate of one forward pass of `model`, except the paths in `skip`."""
+    trace, undo = {}, []
+    terms = relative_terms(config)
 
     def hook(path):
         def record(_module, _args, output):
@@ -93,9 +102,9 @@ def recording(model, config, attention_class):
         original = module.forward
 
         def forward(*args, **kwargs):
-            with AttentionSteps(config.num_attention_heads, terms) as steps:
+            with steps_class(config.num_attention_heads, terms) as steps:
                 output = original(*args, **kwargs)
-            steps.steps["probs"] = output[1].detach().clone()  # as it leaves the module: 4.x zeroes after the softmax
+            steps.finish(output)
             expected = {"c2c", "scores", "probs", *terms}
             assert set(steps.steps) == expected, f"{path}: {sorted(steps.steps)} instead of {sorted(expected)}"
             for name, tensor in steps.steps.items():
@@ -106,7 +115,7 @@ def recording(model, config, attention_class):
         undo.append(lambda: delattr(module, "forward"))
 
     for path, module in model.named_modules():
-        if is_recorded(path, module):
+        if is_recorded(path, module) and path not in skip:
             undo.append(module.register_forward_hook(hook(path)).remove)
         if isinstance(module, attention_class):
             watch_attention(path, module)
