@@ -163,14 +163,21 @@ impl DebertaV2Config {
     }
 
     fn from_fields(mut f: Fields) -> Result<Self, ConfigError> {
-        // Microsoft's files say `padding_idx`, and nest the pooler's settings under `pooling`.
+        // Microsoft's files say `padding_idx`, and nest the pooler's settings under `pooling`; without it the pooler has
+        // the model's own (`PoolConfig`).
         let microsoft = f.has("padding_idx");
         let pad_token_id = match f.integer_or_null("pad_token_id")? {
             Some(id) => id,
             None if microsoft => f.peek_integer("padding_idx")?,
             None => Some(0),
         };
+        let hidden_act = f.activation("hidden_act", Activation::Gelu)?;
         let pooling = f.nested("pooling")?;
+        let pooler_default = match (&pooling, microsoft) {
+            (Some(pooling), _) => pooling.clone().activation("hidden_act", Activation::Gelu)?,
+            (None, true) => hidden_act,
+            (None, false) => Activation::Gelu,
+        };
         let hidden_size = f.size("hidden_size", 1536)?;
         let id2label = f.id2label()?;
         Ok(Self {
@@ -179,7 +186,7 @@ impl DebertaV2Config {
             num_hidden_layers: f.size("num_hidden_layers", 24)?,
             num_attention_heads: f.size("num_attention_heads", 24)?,
             intermediate_size: f.size("intermediate_size", 6144)?,
-            hidden_act: f.activation("hidden_act", Activation::Gelu)?,
+            hidden_act,
             max_position_embeddings: f.size("max_position_embeddings", 512)?,
             type_vocab_size: f.size("type_vocab_size", 0)?,
             layer_norm_eps: f.number("layer_norm_eps", 1e-7)?,
@@ -197,13 +204,10 @@ impl DebertaV2Config {
             conv_groups: f.size("conv_groups", 1)?,
             conv_act: f.activation("conv_act", Activation::Tanh)?,
             pooler_hidden_size: match f.optional_size("pooler_hidden_size")? {
-                None => pooling.clone().optional_size("hidden_size")?.filter(|&s| s > 0),
+                None => pooling.unwrap_or_default().optional_size("hidden_size")?.filter(|&s| s > 0),
                 stated => stated,
             },
-            pooler_hidden_act: {
-                let nested = pooling.clone().activation("hidden_act", Activation::Gelu)?;
-                f.activation("pooler_hidden_act", nested)?
-            },
+            pooler_hidden_act: f.activation("pooler_hidden_act", pooler_default)?,
             legacy: f.switch("legacy", true)?,
             tie_word_embeddings: f.switch("tie_word_embeddings", true)?,
             num_labels: f.optional_size("num_labels")?,

@@ -23,18 +23,20 @@
 
 mod reference;
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use deberta_ops::{Hidden, Real};
-use ndarray::{Array2, Array4, ArrayView2};
+use ndarray::{Array2, Array3, Array4, ArrayView2, CowArray, IxDyn};
 
 use crate::config::DebertaV2Config;
 use crate::embeddings::emit_rows;
-use crate::inputs::AttentionMask;
+use crate::error::ModelError;
+use crate::inputs::{AttentionMask, shape};
 use crate::profile::{Profile, ScaleRounding};
 use crate::relative_position::RelativePositions;
 use crate::trace::Trace;
-use crate::weights::{Linear, Weights};
+use crate::weights::{Linear, ONLY_LAYER, Weights};
 
 pub(crate) struct DisentangledSelfAttention<'w, T: Clone> {
     heads: usize,
@@ -146,6 +148,92 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
             }
         }
         Some(projected)
+    }
+}
+
+/// One attention by itself, with query states of its own and any number of them: for study, and for checking a port
+/// against the `DisentangledSelfAttention` of a reference.
+pub struct SelfAttention<'w, T: Clone> {
+    config: DebertaV2Config,
+    profile: Profile,
+    attention: DisentangledSelfAttention<'w, T>,
+}
+
+/// What [`SelfAttention::forward`] is asked.
+#[derive(Clone, Debug)]
+pub struct AttentionInputs<T> {
+    /// What keys and values are made of, [B, K, E].
+    pub hidden_states: Array3<T>,
+    /// What queries are made of, [B, Q, E]; absent: the hidden states.
+    pub query_states: Option<Array3<T>>,
+    /// Which key each query may attend to, [B, Q, K].
+    pub attention_mask: Array3<bool>,
+    /// The relative rows, already normalized, [2S, E]; needed with `relative_attention`.
+    pub rel_embeddings: Option<Array2<T>>,
+}
+
+impl<'w, T: Real> SelfAttention<'w, T> {
+    /// From arrays named `query_proj.weight`, `pos_key_proj.bias` and so on.
+    ///
+    /// # Errors
+    /// [`ModelError::Weights`], which names every parameter that is missing or misshapen.
+    pub fn new(
+        config: DebertaV2Config,
+        profile: Profile,
+        arrays: BTreeMap<String, CowArray<'w, T, IxDyn>>,
+    ) -> Result<Self, ModelError> {
+        let mut weights = Weights::of_attention(&config, arrays)?;
+        let attention = DisentangledSelfAttention::new(&config, &profile, &mut weights, ONLY_LAYER);
+        Ok(Self { config, profile, attention })
+    }
+
+    /// The context [B, Q, E] and the probabilities [B, H, Q, K].
+    ///
+    /// # Errors
+    /// Shapes that do not agree with the configuration or one another.
+    pub fn forward(
+        &self,
+        inputs: &AttentionInputs<T>,
+        trace: &mut Trace<'_, T>,
+    ) -> Result<(Array3<T>, Array4<T>), ModelError> {
+        let hidden = &inputs.hidden_states;
+        let queries = inputs.query_states.as_ref().unwrap_or(hidden);
+        let ((size, keys, width), (query_size, query_count, query_width)) = (hidden.dim(), queries.dim());
+        if width != self.config.hidden_size || hidden.is_empty() {
+            let expected = format!("[B, K, {}]", self.config.hidden_size);
+            return Err(shape("hidden_states", expected, hidden.shape()));
+        }
+        if (query_size, query_width) != (size, width) || queries.is_empty() {
+            return Err(shape("query_states", format!("[{size}, Q, {width}]"), queries.shape()));
+        }
+        if inputs.attention_mask.dim() != (size, query_count, keys) {
+            let expected = format!("[{size}, {query_count}, {keys}]");
+            return Err(shape("attention_mask", expected, inputs.attention_mask.shape()));
+        }
+        let rows = inputs.rel_embeddings.as_ref().filter(|_| self.config.relative_attention);
+        let expected = [2 * self.config.att_span(), width];
+        if self.config.relative_attention && rows.is_none_or(|rows| rows.shape() != expected) {
+            let found = rows.map_or(&[][..], |rows| rows.shape());
+            return Err(shape("rel_embeddings", format!("{expected:?}"), found));
+        }
+        let mask = AttentionMask::of_rows(inputs.attention_mask.clone());
+        let positions = RelativePositions::new(&self.config, &self.profile, query_count, keys);
+        let context = AttentionContext {
+            size,
+            mask: &mask,
+            relative_rows: rows,
+            positions: Some(&positions),
+            keep_probabilities: true,
+        };
+        let flat = |states: &Array3<T>, count: usize| {
+            let rows = states.as_standard_layout().into_owned().into_shape_with_order((size * count, width));
+            rows.expect("as many elements as before")
+        };
+        let (hidden, queries) = (flat(hidden, keys), flat(queries, query_count));
+        let attended = self.attention.forward(hidden.view(), queries.view(), &context, trace);
+        let states = attended.context.into_shape_with_order((size, query_count, width));
+        let probabilities = attended.probabilities.expect("asked for above");
+        Ok((states.expect("as many rows as queries"), probabilities))
     }
 }
 

@@ -6,18 +6,21 @@ mod question_answering;
 mod replaced_token_detection;
 mod sequence_classification;
 
-use deberta_ops::{LossError, Real, cross_entropy};
+use deberta_ops::{Activation, LossError, Real, cross_entropy, narrow};
 use ndarray::{Array2, ArrayD, Ix1, arr0};
 
 use crate::config::DebertaV2Config;
+use crate::embeddings::emit_wide;
 use crate::error::ModelError;
 use crate::inputs::{Batch, Labels, shape};
+use crate::profile::Profile;
 use crate::schema::Head;
 use crate::trace::Trace;
 use crate::weights::{Linear, Weights};
 
 pub(crate) use language_model::LanguageModelHead;
 use pooler::Pooler;
+pub(crate) use pooler::pool_by_attention;
 pub(crate) use question_answering::question_answering;
 pub(crate) use replaced_token_detection::ReplacedTokenDetection;
 pub(crate) use sequence_classification::sequence_classification_loss;
@@ -30,8 +33,9 @@ pub(crate) enum HeadWeights<'w, T: Clone> {
     Base,
     LanguageModel(LanguageModelHead<'w, T>),
     /// A pooled sequence and its classes: sequence classification, and, with one class, multiple choice.
+    /// The pooler is absent where the profile pools by attention.
     Pooled {
-        pooler: Pooler<'w, T>,
+        pooler: Option<Pooler<'w, T>>,
         classifier: Linear<'w, T>,
     },
     /// A class a token, after a projection where Microsoft's NER model has one.
@@ -44,13 +48,17 @@ pub(crate) enum HeadWeights<'w, T: Clone> {
 }
 
 impl<'w, T: Real> HeadWeights<'w, T> {
-    pub(crate) fn new(config: &DebertaV2Config, head: Head, weights: &mut Weights<'w, T>) -> Self {
+    pub(crate) fn new(config: &DebertaV2Config, head: Head, profile: &Profile, weights: &mut Weights<'w, T>) -> Self {
         match head {
             Head::Base => Self::Base,
             Head::MaskedLm if config.legacy => Self::LanguageModel(LanguageModelHead::legacy(config, weights)),
             Head::MaskedLm | Head::EnhancedMaskedLm => Self::LanguageModel(LanguageModelHead::new(config, weights)),
             Head::SequenceClassification | Head::MultipleChoice => {
-                Self::Pooled { pooler: Pooler::new(config, weights), classifier: weights.linear("classifier") }
+                let by_attention = head == Head::MultipleChoice && profile.pools_choices_by_attention;
+                Self::Pooled {
+                    pooler: (!by_attention).then(|| Pooler::new(config, weights)),
+                    classifier: weights.linear("classifier"),
+                }
             }
             Head::TokenClassification => {
                 Self::Token { proj: weights.optional_linear("proj"), classifier: weights.linear("classifier") }
@@ -61,36 +69,40 @@ impl<'w, T: Real> HeadWeights<'w, T> {
     }
 }
 
-/// The logits of a token classification, [B, L, C], and their loss over labels [B, L] other than −100
-/// (`DebertaV2ForTokenClassification`).
+/// The logits of a token classification, [B, L, C], and their mean loss over the labels [B, L] that the profile counts
+/// (`DebertaV2ForTokenClassification`; with `proj`, Microsoft's `NERModel`, whose activation is GELU always).
 pub(crate) fn token_classification<T: Real>(
     states: &Array2<T>,
     proj: Option<&Linear<'_, T>>,
     classifier: &Linear<'_, T>,
     labels: Option<&Labels>,
+    profile: &Profile,
     batch: &Batch<T>,
     trace: &mut Trace<'_, T>,
 ) -> Result<(ArrayD<T>, Option<ArrayD<T>>), ModelError> {
     batch.emit(trace, "dropout", states);
     let projected = proj.map(|proj| {
-        let projected = proj.forward(states.view());
-        batch.emit(trace, "proj", &projected);
-        projected
+        let mut projected = proj.forward_wide(states.view());
+        emit_wide(trace, "proj", &projected, batch.size);
+        Activation::Gelu.apply_inplace(&mut projected);
+        narrow(&projected)
     });
     let logits = classifier.forward(projected.as_ref().unwrap_or(states).view()); // [B·L, C]
     batch.emit(trace, "classifier", &logits);
-    let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels)).transpose()?;
+    let ignored = |l: i64| if profile.ignores_negative_labels { l < 0 } else { l == IGNORED };
+    let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels, ignored)).transpose()?;
     Ok((by_token(logits, batch), loss.map(scalar)))
 }
 
-/// The mean cross-entropy of [N, C] logits over labels other than −100, of any shape with N elements.
+/// The mean cross-entropy of [N, C] logits over labels that are not ignored, of any shape with N elements.
 pub(crate) fn mean_cross_entropy<T: Real>(
     input: &'static str,
     logits: &Array2<T>,
     labels: &Labels,
+    ignored: impl Fn(i64) -> bool,
 ) -> Result<T, ModelError> {
     let classes = flat(input, labels, logits.nrows())?;
-    cross_entropy(logits.view(), classes.view(), |l| l == IGNORED).map_err(|source| label(input, source))
+    cross_entropy(logits.view(), classes.view(), ignored).map_err(|source| label(input, source))
 }
 
 pub(crate) fn label(input: &'static str, source: LossError) -> ModelError {

@@ -59,9 +59,9 @@ pub struct Inputs<T> {
     /// Which tokens exist, [B, L] or [B, 1, 1, L], or which key each query may attend to, [B, L, L] or [B, 1, L, L].
     /// Zeros and ones. Absent: all ones.
     pub attention_mask: Option<ArrayD<i64>>,
-    /// Which tokens exist, [B, L], where `attention_mask` is for the enhanced mask decoder alone, as in Microsoft's
-    /// `MaskedLanguageModel.forward`. Absent: `attention_mask` serves both.
-    pub input_mask: Option<ArrayD<i64>>,
+    /// The mask of the enhanced mask decoder's passes, in any of these shapes. Absent: that of the encoder. (Microsoft's
+    /// `MaskedLanguageModel.forward` calls the encoder's mask `input_mask` and this one `attention_mask`.)
+    pub decoder_attention_mask: Option<ArrayD<i64>>,
     /// Token types, [B, L]. Absent: zeros. Ignored where the model has no token types.
     pub token_type_ids: Option<ArrayD<i64>>,
     /// Absolute positions, [B, L] or [1, L]. Absent: 0, 1, ….
@@ -103,13 +103,10 @@ impl<T: Real> Batch<T> {
         let (tokens, size, length) = tokens(config, inputs, flatten)?;
         let mask_of =
             |name: &'static str, mask: &ArrayD<i64>| AttentionMask::new(name, join(name, mask)?.view(), size, length);
-        let attention = inputs.attention_mask.as_ref().map(|m| mask_of("attention_mask", m)).transpose()?;
-        let input = inputs.input_mask.as_ref().map(|m| mask_of("input_mask", m)).transpose()?;
-        let (mask, decoder_mask) = match (input, attention) {
-            (Some(input), attention) => (input, attention),
-            (None, Some(attention)) => (attention, None),
-            (None, None) => (AttentionMask::all(size, length), None),
-        };
+        let mask = inputs.attention_mask.as_ref().map(|m| mask_of("attention_mask", m)).transpose()?;
+        let mask = mask.unwrap_or_else(|| AttentionMask::all(size, length));
+        let decoder_mask = inputs.decoder_attention_mask.as_ref();
+        let decoder_mask = decoder_mask.map(|m| mask_of("decoder_attention_mask", m)).transpose()?;
         let token_types = match &inputs.token_type_ids {
             Some(ids) if config.type_vocab_size > 0 => {
                 let ids = join("token_type_ids", ids)?;
@@ -134,6 +131,17 @@ impl<T: Real> Batch<T> {
         };
         let positions_shared = inputs.position_ids.as_ref().is_none_or(|ids| !flatten && ids.shape()[0] == 1);
         Ok(Self { size, length, tokens, mask, decoder_mask, token_types, positions, positions_shared })
+    }
+}
+
+impl<T> Batch<T> {
+    /// Under the enhanced mask decoder a mask with a row a query is the decoder's, and the encoder takes the tokens
+    /// that exist, as Microsoft's `MaskedLanguageModel` never shows its encoder more than those.
+    pub(crate) fn give_rows_to_the_decoder(&mut self) {
+        if let Some(tokens) = self.mask.without_rows() {
+            let rows = std::mem::replace(&mut self.mask, tokens);
+            self.decoder_mask.get_or_insert(rows);
+        }
     }
 }
 

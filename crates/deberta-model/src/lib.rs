@@ -28,6 +28,7 @@ mod weights;
 
 pub use config::{ConfigError, DebertaV2Config};
 pub use deberta_ops::Real;
+pub use disentangled_attention::{AttentionInputs, SelfAttention};
 pub use error::ModelError;
 pub use inputs::{AttentionMask, Inputs, Labels};
 pub use model::{Keep, Model, Outputs};

@@ -11,8 +11,8 @@ use crate::encoder::{Encoded, Encoder};
 use crate::enhanced_mask_decoder;
 use crate::error::ModelError;
 use crate::heads::{
-    HeadWeights, ReplacedTokenDetection, by_token, flat, label, mean_cross_entropy, question_answering, scalar,
-    sequence_classification_loss, token_classification,
+    HeadWeights, IGNORED, ReplacedTokenDetection, by_token, flat, label, mean_cross_entropy, pool_by_attention,
+    question_answering, scalar, sequence_classification_loss, token_classification,
 };
 use crate::inputs::{Batch, Inputs, Labels, shape};
 use crate::profile::{LanguageModelLoss, Profile};
@@ -79,11 +79,11 @@ impl<'w, T: Real> Model<'w, T> {
         profile: Profile,
         arrays: BTreeMap<String, CowArray<'w, T, IxDyn>>,
     ) -> Result<Self, ModelError> {
-        let mut weights = Weights::new(&config, head, arrays)?;
+        let mut weights = Weights::new(&config, head, &profile, arrays)?;
         Ok(Self {
             embeddings: Embeddings::new(&config, &profile, &mut weights),
             encoder: Encoder::new(&config, &profile, &mut weights),
-            head_weights: HeadWeights::new(&config, head, &mut weights),
+            head_weights: HeadWeights::new(&config, head, &profile, &mut weights),
             config,
             profile,
             head,
@@ -111,7 +111,10 @@ impl<'w, T: Real> Model<'w, T> {
     /// Inputs that do not fit the model or one another; each error names the input.
     pub fn forward(&self, inputs: &Inputs<T>, keep: Keep, trace: &mut Trace<'_, T>) -> Result<Outputs<T>, ModelError> {
         let choices = (self.head == Head::MultipleChoice).then(|| choices(inputs)).transpose()?;
-        let batch = Batch::new(&self.config, inputs, choices.is_some())?;
+        let mut batch = Batch::new(&self.config, inputs, choices.is_some())?;
+        if self.head == Head::EnhancedMaskedLm {
+            batch.give_rows_to_the_decoder();
+        }
         let length = batch.length;
         let positions = (self.config.relative_attention)
             .then(|| RelativePositions::new(&self.config, &self.profile, length, length));
@@ -154,7 +157,10 @@ impl<'w, T: Real> Model<'w, T> {
             HeadWeights::Base => Ok(none()),
             HeadWeights::LanguageModel(_) => self.predict_words(labels, batch, encoded, positions, trace),
             HeadWeights::Pooled { pooler, classifier } => {
-                let pooled = pooler.forward(&encoded.last, batch, trace); // [B, E]
+                let pooled = match pooler {
+                    Some(pooler) => pooler.forward(&encoded.last, batch, trace),
+                    None => pool_by_attention(&encoded.last, batch),
+                }; // [B, E]
                 trace.emit("dropout", pooled.view());
                 let logits = classifier.forward(pooled.view()); // [B, C], or [B·C, 1] for choices
                 trace.emit("classifier", logits.view());
@@ -165,8 +171,15 @@ impl<'w, T: Real> Model<'w, T> {
                 Ok(Predicted { logits: Some(logits), loss: loss.map(scalar), ..none() })
             }
             HeadWeights::Token { proj, classifier } => {
-                let (logits, loss) =
-                    token_classification(&encoded.last, proj.as_ref(), classifier, labels, batch, trace)?;
+                let (logits, loss) = token_classification(
+                    &encoded.last,
+                    proj.as_ref(),
+                    classifier,
+                    labels,
+                    &self.profile,
+                    batch,
+                    trace,
+                )?;
                 Ok(Predicted { logits: Some(logits), loss, ..none() })
             }
             HeadWeights::QuestionAnswering(qa_outputs) => {
@@ -234,7 +247,7 @@ impl<'w, T: Real> Model<'w, T> {
             });
         }
         let logits = head.forward(states.view(), word, batch.size, trace); // [B·L, V]
-        let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels)).transpose()?;
+        let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels, |l| l == IGNORED)).transpose()?;
         Ok(Predicted {
             logits: Some(by_token(logits, batch)),
             loss: loss.map(scalar),
@@ -265,6 +278,6 @@ fn choose<T: Real>(
 ) -> Result<(ArrayD<T>, Option<T>), ModelError> {
     let questions = logits.len() / choices;
     let logits = logits.into_shape_with_order((questions, choices)).expect("a logit for each choice");
-    let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels)).transpose()?;
+    let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels, |l| l == IGNORED)).transpose()?;
     Ok((logits.into_dyn(), loss))
 }

@@ -74,6 +74,10 @@ pub struct Profile {
     pub enhanced_decoding: EnhancedDecoding,
     /// The loss of masked language modelling.
     pub language_model_loss: LanguageModelLoss,
+    /// Whether a choice is pooled by attention from its first token, without parameters, rather than by the pooler.
+    pub pools_choices_by_attention: bool,
+    /// Which labels of a token a loss leaves out: all below 0, or −100 alone.
+    pub ignores_negative_labels: bool,
     /// Whether the cross-entropy of sequence classification is taken in `f32`, also in an `f64` model, where
     /// `problem_type` is not stated.
     pub classifies_in_f32: bool,
@@ -93,6 +97,8 @@ impl Profile {
         hidden_states_begin_with_embeddings: true,
         enhanced_decoding: EnhancedDecoding::UnlessPositionBiased,
         language_model_loss: LanguageModelLoss::MeanOverLabelled,
+        pools_choices_by_attention: false,
+        ignores_negative_labels: false,
         classifies_in_f32: true,
     };
 
@@ -113,6 +119,8 @@ impl Profile {
         hidden_states_begin_with_embeddings: false,
         enhanced_decoding: EnhancedDecoding::UnlessPositionBiased,
         language_model_loss: LanguageModelLoss::EachPositiveLabel,
+        pools_choices_by_attention: false,
+        ignores_negative_labels: true,
         classifies_in_f32: false,
     };
 
@@ -123,7 +131,9 @@ impl Profile {
         centers_before_masking: false,
         bucket_log: BucketLog::F64,
         clamps_distance: false,
+        adds_positions_first: true,
         enhanced_decoding: EnhancedDecoding::Always,
+        pools_choices_by_attention: true,
         ..Self::MICROSOFT
     };
 

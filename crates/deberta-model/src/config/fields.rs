@@ -82,11 +82,11 @@ impl Fields {
         self.typed("problem_type", expected, |v| ProblemType::ALL.into_iter().find(|p| Some(p.name()) == v.as_str()))
     }
 
-    /// An object inside the object, left in place; empty where absent.
-    pub(super) fn nested(&self, field: &str) -> Result<Self, ConfigError> {
+    /// An object inside the object, left in place.
+    pub(super) fn nested(&self, field: &str) -> Result<Option<Self>, ConfigError> {
         match self.0.get(field) {
-            None | Some(Value::Null) => Ok(Self::default()),
-            Some(Value::Object(map)) => Ok(Self(map.clone())),
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Self(map.clone()))),
             Some(other) => Err(mistyped(field, other, "an object")),
         }
     }

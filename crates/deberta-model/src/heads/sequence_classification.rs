@@ -14,7 +14,7 @@ use deberta_ops::{
 };
 use ndarray::{Array1, Array2, ArrayD, Axis};
 
-use super::{flat, label, mean_cross_entropy};
+use super::{IGNORED, flat, label, mean_cross_entropy};
 use crate::config::{DebertaV2Config, ProblemType};
 use crate::error::ModelError;
 use crate::inputs::{Labels, shape};
@@ -40,7 +40,9 @@ pub(crate) fn sequence_classification_loss<T: Real>(
         Some(ProblemType::Regression) => {
             mean_squared_error(logits.view().into_dyn(), same_shape(&logits, labels)?.view().into_dyn())
         }
-        Some(ProblemType::SingleLabelClassification) => mean_cross_entropy("labels", &logits, labels)?,
+        Some(ProblemType::SingleLabelClassification) => {
+            mean_cross_entropy("labels", &logits, labels, |l| l == IGNORED)?
+        }
         Some(ProblemType::MultiLabelClassification) => {
             let targets = same_shape(&logits, labels)?;
             let sum: f64 =

@@ -80,8 +80,21 @@ impl AttentionMask {
         }
         let rows = seen.broadcast(IxDyn(&[size, length, length])).ok_or_else(misshapen)?.to_owned();
         let rows: Array3<bool> = rows.into_dimensionality().map_err(|_| misshapen())?;
+        Ok(Self::of_rows(rows))
+    }
+
+    /// A mask with a row for each query, each [K].
+    ///
+    /// # Shapes
+    /// `rows` [B, Q, K].
+    pub fn of_rows(rows: Array3<bool>) -> Self {
         let tokens = rows.map_axis(Axis(1), |queries| queries.iter().any(|&s| s));
-        Ok(Self::of(tokens, Queries::Each(rows)))
+        Self::of(tokens, Queries::Each(rows))
+    }
+
+    /// The mask of the tokens that exist, where this one has a row a query.
+    pub(crate) fn without_rows(&self) -> Option<Self> {
+        matches!(self.queries, Queries::Each(_)).then(|| Self::of(self.tokens.clone(), Queries::Existing))
     }
 
     fn of(tokens: Array2<bool>, queries: Queries) -> Self {
