@@ -1,0 +1,139 @@
+//! Everything that can go wrong with a checkpoint, each as one sentence that names the file and what to do.
+
+use std::path::PathBuf;
+
+use crate::name_map::MappingProblems;
+use crate::pickle::{PickleError, RefusedGlobal};
+
+/// What a reader, the name map or the converter has to report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to open, read or write.
+    #[error("{}: cannot {doing}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried, as in "cannot open".
+        doing: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Nothing there that could be a checkpoint.
+    #[error("{}: no checkpoint found here; expected one of {expected}", path.display())]
+    NotFound {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was looked for.
+        expected: String,
+    },
+    /// The first bytes belong to no format this crate reads.
+    #[error("{}: not a checkpoint of a known format: {found}", path.display())]
+    UnknownFormat {
+        /// The file.
+        path: PathBuf,
+        /// What the file looks like.
+        found: String,
+    },
+    /// A format that is recognised, and not read.
+    #[error("{}: this is {format}, which is not read; {advice}", path.display())]
+    RefusedFormat {
+        /// The file.
+        path: PathBuf,
+        /// The format's name, with its article.
+        format: &'static str,
+        /// How to get a file that is read.
+        advice: &'static str,
+    },
+    /// The file contradicts its own format: truncated, overwritten or made by hand.
+    #[error("{}: damaged {format}: {problem}; fetch or save the file again", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The format or the part of it that is damaged.
+        format: &'static str,
+        /// What is wrong, naming the tensor or the entry.
+        problem: String,
+    },
+    /// The format allows it, this crate does not read it.
+    #[error("{}: {what} is not supported; {advice}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The feature, naming the tensor or entry that uses it.
+        what: String,
+        /// How to get a file that is read.
+        advice: &'static str,
+    },
+    /// Reading it would take far more memory or disk than the file's own size justifies.
+    #[error("{}: {what} would take {bytes} bytes, more than a file of {file_bytes} bytes justifies", path.display())]
+    OutOfProportion {
+        /// The file.
+        path: PathBuf,
+        /// The tensor or entry.
+        what: String,
+        /// What it would take.
+        bytes: u64,
+        /// The size of the file.
+        file_bytes: u64,
+    },
+    /// A pickle that is damaged or exceeds the bounds of the machine that reads it.
+    #[error("{}: {entry}: {source}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// The pickle inside it, such as `archive/data.pkl`.
+        entry: String,
+        /// What the machine found.
+        source: PickleError,
+    },
+    /// A pickle that names something outside the closed list. Nothing was run.
+    #[error("{}: {entry}: refused, and nothing was run: {refused}; `deberta-ref inspect` lists all that the file would call", path.display())]
+    RefusedGlobal {
+        /// The file.
+        path: PathBuf,
+        /// The pickle inside it.
+        entry: String,
+        /// The global, and what calling it would have done.
+        refused: Box<RefusedGlobal>,
+    },
+    /// A name that the checkpoint does not hold.
+    #[error("{}: there is no tensor {name}", path.display())]
+    NoSuchTensor {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The name asked for.
+        name: String,
+    },
+    /// A checkpoint that does not hold the parameters of the model; all that is wrong, at once.
+    #[error("{}: the checkpoint does not fit the configuration and head: {problems}", path.display())]
+    Mapping {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is missing, wrongly shaped, ambiguous or left over.
+        problems: Box<MappingProblems>,
+    },
+    /// A tensor whose numbers cannot be read as the type asked for.
+    #[error("{name}: {dtype} cannot be read as {wanted}")]
+    WrongDtype {
+        /// The tensor.
+        name: String,
+        /// Its type.
+        dtype: safetensors::Dtype,
+        /// The type asked for.
+        wanted: &'static str,
+    },
+}
+
+impl Error {
+    /// Wraps an error of the operating system; use with `map_err`.
+    pub(crate) fn io(path: impl Into<PathBuf>, doing: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, doing, source }
+    }
+
+    /// A file that contradicts its own format.
+    pub(crate) fn damaged(path: impl Into<PathBuf>, format: &'static str, problem: impl Into<String>) -> Self {
+        Self::Damaged { path: path.into(), format, problem: problem.into() }
+    }
+}

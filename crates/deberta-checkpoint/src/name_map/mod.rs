@@ -1,0 +1,15 @@
+//! From the names of a checkpoint to the parameters of the schema.
+//!
+//! A name is first made canonical (wrapping prefixes off, TensorFlow's scopes to dots), then looked up in the rules of its
+//! family ([`rules`]); a rule says which parameter it becomes and how its elements are rearranged. Then every parameter of
+//! the schema takes its source, and what is missing, wrongly shaped or left over is listed, all at once.
+
+mod canonical;
+mod resolve;
+mod rules;
+
+pub use resolve::{Leftover, Mapping, MappingProblems, Reason, Resolved, Unmet, map_parameters, resolve};
+pub use rules::{Family, Transform};
+
+pub(crate) use canonical::family_of;
+pub(crate) use rules::to_microsoft;
