@@ -52,8 +52,7 @@ impl<'w, T: Real> Weights<'w, T> {
         arrays: BTreeMap<String, CowArray<'w, T, IxDyn>>,
     ) -> Result<Self, ModelError> {
         let at = format!("{ONLY_LAYER}.attention.self.");
-        let config = DebertaV2Config { num_hidden_layers: 1, ..config.clone() };
-        let parameters = schema(&config, Head::Base).into_iter().filter(|p| p.name.starts_with(&at)).collect();
+        let parameters = schema(config, Head::Base).into_iter().filter(|p| p.name.starts_with(&at)).collect();
         let arrays = arrays.into_iter().map(|(name, array)| (format!("{at}{name}"), array)).collect();
         Self::checked(parameters, arrays, |_| false)
     }
