@@ -232,6 +232,14 @@ impl DebertaV2Config {
         if self.id2label.is_empty() { self.num_labels.unwrap_or(2) } else { self.id2label.len() }
     }
 
+    /// Gives the model `count` classes, unless the file says how many it has. Microsoft's files do not: its programs are
+    /// told on the command line.
+    pub fn assume_num_labels(&mut self, count: usize) {
+        if self.id2label.is_empty() {
+            self.num_labels.get_or_insert(count);
+        }
+    }
+
     /// The name of a class: as the file has it, else `LABEL_` and its id.
     pub fn label(&self, id: usize) -> String {
         match self.id2label.get(&id.to_string()) {

@@ -33,5 +33,5 @@ pub use error::ModelError;
 pub use inputs::{AttentionMask, Inputs, Labels};
 pub use model::{Keep, Model, Outputs};
 pub use profile::Profile;
-pub use schema::{Head, Parameter, Presence, Role, schema};
+pub use schema::{Head, Parameter, Presence, Role, schema, schema_under};
 pub use trace::{Observer, Trace};

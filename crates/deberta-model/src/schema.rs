@@ -7,6 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::config::DebertaV2Config;
+use crate::profile::Profile;
 
 /// What stands on top of the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,6 +137,16 @@ pub fn schema(config: &DebertaV2Config, head: Head) -> Vec<Parameter> {
     encoder(&mut list, config);
     head_parameters(&mut list, config, head);
     list.parameters
+}
+
+/// The same list for a model that follows `profile`, which may do without a parameter: choices that are pooled by
+/// attention need no pooler.
+pub fn schema_under(config: &DebertaV2Config, head: Head, profile: &Profile) -> Vec<Parameter> {
+    let mut parameters = schema(config, head);
+    if head == Head::MultipleChoice && profile.pools_choices_by_attention {
+        parameters.retain(|p| !p.name.starts_with("pooler."));
+    }
+    parameters
 }
 
 fn embeddings(list: &mut List, config: &DebertaV2Config, head: Head) {

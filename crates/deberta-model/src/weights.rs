@@ -8,7 +8,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Dimension, Ix1, Ix2, IxD
 use crate::config::DebertaV2Config;
 use crate::error::ModelError;
 use crate::profile::Profile;
-use crate::schema::{Head, Parameter, Presence, schema};
+use crate::schema::{Head, Parameter, Presence, schema, schema_under};
 
 /// The path of the layer that an attention by itself is taken from.
 pub(crate) const ONLY_LAYER: &str = "deberta.encoder.layer.0";
@@ -19,8 +19,7 @@ pub struct Weights<'w, T: Clone> {
 }
 
 impl<'w, T: Real> Weights<'w, T> {
-    /// Checks that `arrays` holds every parameter of `config` under `head`, in its shape. Other arrays are ignored, and
-    /// so is a missing pooler where the profile pools choices without one.
+    /// Checks that `arrays` holds every parameter of `config` under `head`, in its shape. Other arrays are ignored.
     ///
     /// # Errors
     /// [`ModelError::Weights`], which names every parameter that is missing or misshapen.
@@ -30,10 +29,7 @@ impl<'w, T: Real> Weights<'w, T> {
         profile: &Profile,
         mut arrays: BTreeMap<String, CowArray<'w, T, IxDyn>>,
     ) -> Result<Self, ModelError> {
-        let parameters = schema(config, head);
-        let dispensable = |name: &str| {
-            head == Head::MultipleChoice && profile.pools_choices_by_attention && name.starts_with("pooler.")
-        };
+        let parameters = schema_under(config, head, profile);
         for parameter in &parameters {
             // Of two tied parameters either may stand for both.
             if let Presence::TiedTo(other) = &parameter.presence
@@ -43,7 +39,7 @@ impl<'w, T: Real> Weights<'w, T> {
                 arrays.insert(other.clone(), array);
             }
         }
-        Self::checked(parameters, arrays, dispensable)
+        Self::checked(parameters, arrays)
     }
 
     /// The parameters of one attention, given under their names within it.
@@ -54,22 +50,19 @@ impl<'w, T: Real> Weights<'w, T> {
         let at = format!("{ONLY_LAYER}.attention.self.");
         let parameters = schema(config, Head::Base).into_iter().filter(|p| p.name.starts_with(&at)).collect();
         let arrays = arrays.into_iter().map(|(name, array)| (format!("{at}{name}"), array)).collect();
-        Self::checked(parameters, arrays, |_| false)
+        Self::checked(parameters, arrays)
     }
 
     fn checked(
         parameters: Vec<Parameter>,
         arrays: BTreeMap<String, CowArray<'w, T, IxDyn>>,
-        dispensable: impl Fn(&str) -> bool,
     ) -> Result<Self, ModelError> {
         let (mut missing, mut misshapen) = (Vec::new(), Vec::new());
         for parameter in parameters {
             match arrays.get(&parameter.name) {
                 Some(array) if array.shape() == parameter.shape => {}
                 Some(array) => misshapen.push((parameter.name, parameter.shape, array.shape().to_vec())),
-                None if parameter.presence == Presence::Required && !dispensable(&parameter.name) => {
-                    missing.push(parameter.name)
-                }
+                None if parameter.presence == Presence::Required => missing.push(parameter.name),
                 None => {}
             }
         }

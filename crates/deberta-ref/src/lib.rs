@@ -1,1 +1,34 @@
 //! A readable, verified reference implementation of DeBERTa-v2 and v3.
+//!
+//! This is the library that users depend on; the other crates are its rooms. From a directory to outputs:
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use deberta_ref::{Inputs, Keep, ModelDirectory, Profile, Trace};
+//! use ndarray::array;
+//!
+//! let directory = ModelDirectory::open(Path::new("deberta-v3-base"))?;
+//! let model = directory.load::<f32>(directory.default_head(), Profile::HF_5)?;
+//! let inputs = Inputs { input_ids: Some(array![[1, 8000, 2]].into_dyn()), ..Inputs::default() };
+//! let outputs = model.forward(&inputs, Keep::default(), &mut Trace::off())?;
+//! println!("{}", outputs.last_hidden_state);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod error;
+mod model_directory;
+mod run;
+mod tensor_file;
+
+pub use deberta_checkpoint as checkpoint;
+pub use deberta_model::{
+    AttentionInputs, AttentionMask, DebertaV2Config, Head, Inputs, Keep, Labels, Model, ModelError, Observer, Outputs,
+    Profile, Real, SelfAttention, Trace, model, profile, schema,
+};
+pub use deberta_tokenizer as tokenizer;
+pub use deberta_verify as verify;
+pub use error::Error;
+pub use model_directory::ModelDirectory;
+pub use run::{Precision, Recorded, Request, run};
+pub use tensor_file::{INPUT_NAMES, NamedTensors, TensorData, read_inputs};

@@ -40,6 +40,9 @@ pub struct Case {
     pub golden: BTreeMap<String, String>,
     /// The reference's own max |f32 − f64| for each output; absent where all of it is NaN.
     pub f32_to_f64: BTreeMap<String, Option<f64>>,
+    /// For the cases of an older transformers: how far each output is from what profile `hf-5` computes.
+    #[serde(default, rename = "to_hf-5")]
+    pub to_hf_5: BTreeMap<String, Option<f64>>,
 }
 
 impl Manifest {

@@ -8,7 +8,7 @@ mod canonical;
 mod resolve;
 mod rules;
 
-pub use resolve::{Leftover, Mapping, MappingProblems, Reason, Resolved, Unmet, map_parameters, resolve};
+pub use resolve::{Leftover, Mapping, MappingProblems, Reason, Resolved, Unmet, map_parameters, map_part, resolve};
 pub use rules::{Family, Transform};
 
 pub(crate) use canonical::family_of;

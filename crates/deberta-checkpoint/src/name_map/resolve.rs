@@ -182,7 +182,21 @@ pub fn map_parameters(
     config: &DebertaV2Config,
     parameters: Vec<Parameter>,
 ) -> Result<(Resolved, Vec<Unmet>), Error> {
-    let mut resolver = Resolver::new(checkpoint, config, &parameters);
+    map_part(checkpoint, "", config, parameters)
+}
+
+/// The same for one of several models in a checkpoint: that whose names begin with `part`, such as `discriminator.`. The
+/// tensors of the others are left over.
+///
+/// # Errors
+/// Whatever reading a tensor finds where two must be compared.
+pub fn map_part(
+    checkpoint: &Checkpoint,
+    part: &str,
+    config: &DebertaV2Config,
+    parameters: Vec<Parameter>,
+) -> Result<(Resolved, Vec<Unmet>), Error> {
+    let mut resolver = Resolver::new(checkpoint, part, config, &parameters);
     resolver.collect();
     for parameter in parameters {
         resolver.serve(parameter)?;
@@ -202,6 +216,7 @@ struct Claim<'c> {
 
 struct Resolver<'c> {
     checkpoint: &'c Checkpoint,
+    part: &'c str,
     heads: usize,
     family: Family,
     by_name: HashMap<String, Role>,
@@ -212,9 +227,10 @@ struct Resolver<'c> {
 }
 
 impl<'c> Resolver<'c> {
-    fn new(checkpoint: &'c Checkpoint, config: &DebertaV2Config, parameters: &[Parameter]) -> Self {
+    fn new(checkpoint: &'c Checkpoint, part: &'c str, config: &DebertaV2Config, parameters: &[Parameter]) -> Self {
         Self {
             checkpoint,
+            part,
             heads: config.num_attention_heads,
             family: family_of(checkpoint),
             by_name: parameters.iter().map(|p| (p.name.clone(), p.role)).collect(),
@@ -231,7 +247,9 @@ impl<'c> Resolver<'c> {
         let tensors: Vec<_> = self.checkpoint.tensors().map(|t| (&t.name, t)).chain(links).collect();
         for (name, tensor) in tensors {
             let mut claimed = false;
-            let found = targets(name, self.family, |n| self.by_name.contains_key(n) || self.other_lm_head(n).is_some());
+            let within = name.strip_prefix(self.part).unwrap_or_default();
+            let found =
+                targets(within, self.family, |n| self.by_name.contains_key(n) || self.other_lm_head(n).is_some());
             for Target { name, transform, without_bias } in found {
                 let name = if self.by_name.contains_key(&name) { Some(name) } else { self.other_lm_head(&name) };
                 if let Some(name) = name {
@@ -319,7 +337,8 @@ impl<'c> Resolver<'c> {
         if let Some(weight) = came_without.filter(|_| parameter.role == Role::Bias) {
             let tensor = self.checkpoint.zeros(&parameter.name, weight.tensor.dtype, &parameter.shape);
             self.mapped.push(Mapping { parameter, source: None, transform: Transform::Zero, tensor });
-        } else if parameter.presence != Presence::Optional {
+        } else if parameter.presence == Presence::Required {
+            // Of two tied parameters, the absence of both is the absence of the required one.
             self.unmet.push(Unmet::Missing { parameter: parameter.name });
         }
         Ok(())

@@ -1,1 +1,3 @@
 //! The commands, one module each: its arguments (`Args`) and what it does (`run`).
+
+pub mod run;

@@ -1,0 +1,128 @@
+//! `deberta-ref run`: a forward pass from a tensor file to a tensor file.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use deberta_checkpoint::Element;
+use deberta_ref::{Head, Keep, ModelDirectory, Precision, Profile, Real, Request, read_inputs, run as forward};
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+/// Runs a forward pass: inputs from a safetensors file, outputs to another.
+///
+/// Inputs are found by their names in transformers: input_ids [B, L], attention_mask, token_type_ids, position_ids,
+/// inputs_embeds, labels, start_positions, end_positions. Outputs have theirs: last_hidden_state, logits, loss, …
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// The safetensors file that holds the inputs
+    #[arg(long, value_name = "IN.safetensors")]
+    pub inputs: PathBuf,
+    /// The safetensors file to write
+    #[arg(long, value_name = "OUT.safetensors")]
+    pub outputs: PathBuf,
+    /// The number type to compute in
+    #[arg(long, default_value = "f32", value_name = "f32|f64")]
+    pub precision: Precision,
+    /// Keep the states after the embeddings and after each layer (hidden_states.N)
+    #[arg(long)]
+    pub hidden_states: bool,
+    /// Keep the attention probabilities of each layer (attentions.N)
+    #[arg(long)]
+    pub attentions: bool,
+    /// Keep the intermediates whose module paths match, such as 'deberta.encoder.layer.0.*' or '*'; may be repeated
+    #[arg(long, value_name = "GLOB")]
+    pub trace: Vec<String>,
+    /// How attention is computed
+    #[arg(long, default_value = "reference")]
+    pub attention: Attention,
+    /// Where to compute
+    #[arg(long, default_value = "cpu")]
+    pub device: Device,
+}
+
+/// Which model, and as what.
+#[derive(clap::Args)]
+pub struct ModelArgs {
+    /// The model directory: config.json and weights, or a hub cache folder
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// What stands on top of the encoder: base, masked-lm, enhanced-masked-lm, sequence-classification,
+    /// token-classification, question-answering, multiple-choice or replaced-token-detection [default: what config.json
+    /// and the weights say]
+    #[arg(long)]
+    pub head: Option<Head>,
+    /// The reference implementation to follow where they disagree: hf-5, hf-4, microsoft or microsoft-2021
+    #[arg(long, default_value = "hf-5", value_parser = parse_profile)]
+    pub profile: Profile,
+}
+
+impl ModelArgs {
+    /// The directory, and the head that was asked for or is its own.
+    pub fn open(&self) -> Result<(ModelDirectory, Head), deberta_ref::Error> {
+        let directory = ModelDirectory::open(&self.model)?;
+        let head = self.head.unwrap_or_else(|| directory.default_head());
+        Ok((directory, head))
+    }
+}
+
+/// The bodies that attention has.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Attention {
+    /// The equations, term by term
+    Reference,
+}
+
+/// Where a forward pass can be computed.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Device {
+    /// The processor
+    Cpu,
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (directory, head) = args.model.open()?;
+    let request = Request {
+        head,
+        profile: args.model.profile,
+        keep: Keep { hidden_states: args.hidden_states, attentions: args.attentions },
+        trace: patterns(&args.trace)?,
+    };
+    match args.precision {
+        Precision::F32 => run_in::<f32>(&args, &directory, &request),
+        Precision::F64 => run_in::<f64>(&args, &directory, &request),
+    }
+}
+
+fn run_in<T: Real + Element>(args: &Args, directory: &ModelDirectory, request: &Request) -> anyhow::Result<ExitCode> {
+    let (inputs, ignored) = read_inputs::<T>(&args.inputs)?;
+    if !ignored.is_empty() {
+        let shown: Vec<&str> = ignored.iter().take(3).map(String::as_str).collect();
+        let more = ignored.len().saturating_sub(shown.len());
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        eprintln!("note: {} also holds {}{more}, which is no input", args.inputs.display(), shown.join(", "));
+    }
+    let recorded = forward(directory, &inputs, &args.inputs, request)?;
+    recorded.write(&args.outputs, request.metadata(args.precision))?;
+    for (name, tensor) in &recorded.entries {
+        println!("{name} {} {:?}", tensor.dtype, tensor.shape);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The patterns of `--trace`. A star crosses dots, so `*` is everything.
+pub fn patterns(globs: &[String]) -> anyhow::Result<GlobSet> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(Glob::new(glob).with_context(|| format!("--trace {glob}"))?);
+    }
+    set.build().context("--trace: too many patterns")
+}
+
+/// A profile by its name.
+pub fn parse_profile(name: &str) -> Result<Profile, String> {
+    let known = || Profile::ALL.map(|p| p.name).join(", ");
+    Profile::from_name(name).ok_or_else(|| format!("there is no profile `{name}`; profiles are {}", known()))
+}

@@ -1,0 +1,133 @@
+//! A forward pass from a model directory and a tensor file, with what was asked to be kept.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use deberta_checkpoint::Element;
+use deberta_model::{Head, Inputs, Keep, Observer, Outputs, Profile, Real, Trace};
+use globset::GlobSet;
+use ndarray::{ArrayD, ArrayViewD};
+
+use crate::error::Error;
+use crate::model_directory::ModelDirectory;
+use crate::tensor_file::{NamedTensors, TensorData};
+
+/// The number type of a forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Single.
+    #[default]
+    F32,
+    /// Double.
+    F64,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F64 => "f64",
+        })
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "f64" => Ok(Self::F64),
+            other => Err(format!("`{other}` is no precision; use f32 or f64")),
+        }
+    }
+}
+
+/// What to compute and what to keep of it.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// What stands on top of the encoder.
+    pub head: Head,
+    /// Whose choices to follow.
+    pub profile: Profile,
+    /// Which of the large outputs to keep.
+    pub keep: Keep,
+    /// The intermediates to keep, by patterns of their paths.
+    pub trace: GlobSet,
+}
+
+/// The outputs and intermediates of a forward pass, in the order in which they were computed.
+pub type Recorded = NamedTensors;
+
+/// Runs the model of `directory` in `T`.
+///
+/// # Errors
+/// Weights that do not serve the head, and inputs that do not fit the model; `inputs_from` is the file they were read from.
+pub fn run<T: Real + Element>(
+    directory: &ModelDirectory,
+    inputs: &Inputs<T>,
+    inputs_from: &Path,
+    request: &Request,
+) -> Result<Recorded, Error> {
+    let model = directory.load::<T>(request.head, request.profile)?;
+    let mut recorder = Recorder { wanted: &request.trace, recorded: NamedTensors::default() };
+    let mut trace = if request.trace.is_empty() { Trace::off() } else { Trace::to(&mut recorder) };
+    let outputs = model
+        .forward(inputs, request.keep, &mut trace)
+        .map_err(|source| Error::Model { path: inputs_from.to_owned(), source })?;
+    let mut recorded = recorder.recorded;
+    add_outputs(&mut recorded, &outputs);
+    Ok(recorded)
+}
+
+impl Request {
+    /// Describes the run, for the header of the file it is written to.
+    pub fn metadata(&self, precision: Precision) -> HashMap<String, String> {
+        let facts = [
+            ("head", self.head.to_string()),
+            ("profile", self.profile.to_string()),
+            ("precision", precision.to_string()),
+            ("producer", format!("deberta-ref {}", env!("CARGO_PKG_VERSION"))),
+        ];
+        facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
+struct Recorder<'a> {
+    wanted: &'a GlobSet,
+    recorded: NamedTensors,
+}
+
+impl<T: Real> Observer<T> for Recorder<'_> {
+    fn wants(&self, path: &str) -> bool {
+        self.wanted.is_match(path)
+    }
+
+    fn observe(&mut self, path: &str, value: ArrayViewD<'_, T>) {
+        self.recorded.entries.push((path.to_owned(), TensorData::new(&value)));
+    }
+}
+
+fn add_outputs<T: Real>(recorded: &mut NamedTensors, outputs: &Outputs<T>) {
+    let mut add = |name: String, value: ArrayViewD<'_, T>| recorded.entries.push((name, TensorData::new(&value)));
+    for (i, states) in outputs.hidden_states.iter().enumerate() {
+        add(format!("hidden_states.{i}"), states.view().into_dyn());
+    }
+    for (i, probabilities) in outputs.attentions.iter().enumerate() {
+        add(format!("attentions.{i}"), probabilities.view().into_dyn());
+    }
+    add("last_hidden_state".to_owned(), outputs.last_hidden_state.view().into_dyn());
+    let optional: [(&str, &Option<ArrayD<T>>); 4] = [
+        ("logits", &outputs.logits),
+        ("start_logits", &outputs.start_logits),
+        ("end_logits", &outputs.end_logits),
+        ("loss", &outputs.loss),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            add(name.to_owned(), value.view());
+        }
+    }
+}
