@@ -131,8 +131,8 @@ pub struct DebertaV2Config {
     pub tie_word_embeddings: bool,
     /// The names of the classes by their ids in decimal; empty where the file does not name them. See [`Self::label`].
     pub id2label: Map<String, Value>,
-    /// The number of classes, where the file states it without naming them.
-    num_labels: Option<usize>,
+    /// The number of classes, where the file states it without naming them. See [`Self::num_labels`].
+    pub num_labels: Option<usize>,
     /// What the labels of a sequence classification are; `None`: told from the labels.
     pub problem_type: Option<ProblemType>,
     /// Everything else in the file, in its order.

@@ -66,6 +66,12 @@ impl ModelDirectory {
             (None, Some(value)) => parse_configs(checkpoint.path(), value.clone())?,
             (None, None) => return Err(Error::NoConfig { path: folder }),
         };
+        if let Configs::One(config) = &configs
+            && [GENERATOR, DISCRIMINATOR].iter().all(|part| checkpoint.tensors().any(|t| t.name.starts_with(part)))
+        {
+            let of = |part| DebertaV2Config { num_hidden_layers: layers(&checkpoint, part), ..config.clone() };
+            configs = Configs::Pair { generator: of(GENERATOR), discriminator: of(DISCRIMINATOR) };
+        }
         // The classifier of a task; `mask_predictions.classifier` is another thing.
         let classifier = checkpoint.tensors().find(|t| t.name == "classifier.bias");
         if let (Configs::One(config), Some(&[classes])) = (&mut configs, classifier.map(|t| t.shape.as_slice())) {
@@ -193,6 +199,14 @@ impl ModelDirectory {
         }
         Ok(arrays)
     }
+}
+
+/// The number of layers that a part of a checkpoint holds: one configuration cannot say it for a generator and a
+/// discriminator of different depths.
+fn layers(checkpoint: &Checkpoint, part: &str) -> usize {
+    let start = format!("{part}deberta.encoder.layer.");
+    let numbers = checkpoint.tensors().filter_map(|t| t.name.strip_prefix(&start)?.split('.').next()?.parse().ok());
+    numbers.max().map_or(1, |last: usize| last.saturating_add(1))
 }
 
 fn read_configs(file: &Path) -> Result<Configs, Error> {
