@@ -68,6 +68,8 @@ pub struct TensorInfo {
     pub dtype: Dtype,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// How much of the name is the path of the containers it lies in, such as `optimizer.state.0.`.
+    pub(crate) container: usize,
     pub(crate) storage: usize,
     pub(crate) view: View,
 }
@@ -86,6 +88,11 @@ impl TensorInfo {
     /// Whether its elements lie one after the other in the file, so that nothing has to be copied to read it.
     pub fn is_contiguous(&self) -> bool {
         self.view.is_contiguous()
+    }
+
+    /// The containers it lies in, as far as the format nests them: empty, or a path that ends in a dot or a slash.
+    pub fn container(&self) -> &str {
+        self.name.get(..self.container).unwrap_or_default()
     }
 
     /// Bytes of one element; 1 for the types smaller than a byte, which are only ever read whole.
@@ -362,7 +369,7 @@ impl Checkpoint {
     pub(crate) fn zeros(&self, name: &str, dtype: Dtype, shape: &[usize]) -> TensorInfo {
         let storage = self.storages.list.len() - 1;
         let view = View::repeated(shape.iter().product());
-        TensorInfo { name: name.to_owned(), dtype, shape: shape.to_vec(), storage, view }
+        TensorInfo { name: name.to_owned(), dtype, shape: shape.to_vec(), container: 0, storage, view }
     }
 }
 

@@ -113,6 +113,58 @@ pub enum Error {
         /// What is missing, wrongly shaped, ambiguous or left over.
         problems: Box<MappingProblems>,
     },
+    /// A configuration that cannot be read, or that no model can be built from.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, naming the field.
+        source: Box<deberta_model::ConfigError>,
+    },
+    /// Nothing in the checkpoint looks like DeBERTa.
+    #[error(
+        "{}: its tensors are not those of a DeBERTa-v2 or v3 model ({why}); to convert them under their own names, add `--names keep`",
+        path.display()
+    )]
+    NotDeberta {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is absent.
+        why: String,
+    },
+    /// The output is already there.
+    #[error("{}: already exists; add --force to replace it, or choose another --output", path.display())]
+    OutputExists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The output would replace what is being read.
+    #[error("{}: the output is the source itself; choose another --output", path.display())]
+    OutputIsSource {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The disk has no room for the output. Nothing is left behind.
+    #[error("{}: no room for {bytes} bytes on this disk; free some, or choose another --output", path.display())]
+    DiskFull {
+        /// The folder of the output.
+        path: PathBuf,
+        /// What the output takes.
+        bytes: u64,
+    },
+    /// What was written and read back is not what was to be written. Nothing is left behind.
+    #[error("{}: read back, {tensor} differs from the source at byte {at}; the disk or the memory is at fault, try another", path.display())]
+    Proof {
+        /// The output.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The offset within the tensor of the first byte that differs.
+        at: usize,
+    },
+    /// Stopped on request. Nothing is left behind.
+    #[error("stopped; no output was left behind")]
+    Interrupted,
     /// A tensor whose numbers cannot be read as the type asked for.
     #[error("{name}: {dtype} cannot be read as {wanted}")]
     WrongDtype {

@@ -5,6 +5,7 @@
 
 mod array;
 mod checkpoint;
+pub mod convert;
 mod error;
 mod hdf5;
 mod locate;

@@ -47,7 +47,14 @@ pub(crate) fn read(map: &MappedFile, file: usize) -> Result<Contents, Error> {
             View::row_major(&info.shape, 0)
         };
         let view = view.ok_or_else(|| damaged(format!("the shape of {name} overflows")))?;
-        contents.tensors.push(TensorInfo { name, dtype: info.dtype, shape: info.shape.clone(), storage, view });
+        contents.tensors.push(TensorInfo {
+            name,
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            container: 0,
+            storage,
+            view,
+        });
     }
     contents.metadata = metadata.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
     Ok(contents)

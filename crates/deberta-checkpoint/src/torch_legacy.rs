@@ -52,7 +52,7 @@ pub(crate) fn read(map: &MappedFile, file: usize) -> Result<Contents, Error> {
         });
         at = end;
     }
-    let keyed = Keyed { path: &map.path, entry: "its object", storages: &storages, keys: &keys };
+    let keyed = Keyed { path: &map.path, storages: &storages, keys: &keys };
     let mut contents = torch_tensors::read(&head.object, &keyed)?;
     contents.storages = storages;
     Ok(contents)

@@ -26,8 +26,6 @@ const MAX_OTHERS: usize = 10_000;
 /// The storages of a file, by the keys its pickle uses.
 pub(crate) struct Keyed<'k> {
     pub path: &'k Path,
-    /// The pickle's name, for error messages.
-    pub entry: &'k str,
     pub storages: &'k [Storage],
     pub keys: &'k HashMap<String, usize>,
 }
@@ -84,7 +82,7 @@ pub(crate) fn refuse(
 pub(crate) fn read(pickle: &Pickle<'_>, keyed: &Keyed<'_>) -> Result<Contents, Error> {
     let mut walk = Walk { pickle, keyed, has_tensor: tensors_within(pickle), contents: Contents::default() };
     if let Some(root) = pickle.root() {
-        walk.value(String::new(), root, 0)?;
+        walk.value(String::new(), 0, root, 0)?;
         walk.contents.config = config(pickle, root);
     }
     Ok(walk.contents)
@@ -123,7 +121,8 @@ impl Walk<'_, '_> {
         Error::damaged(self.keyed.path, "pickle", problem)
     }
 
-    fn value(&mut self, name: String, id: Id, depth: usize) -> Result<(), Error> {
+    /// `container` is how much of the name is the path of the containers around the value.
+    fn value(&mut self, name: String, container: usize, id: Id, depth: usize) -> Result<(), Error> {
         if depth > MAX_DEPTH {
             return Err(self.damaged(format!("containers lie more than {MAX_DEPTH} deep in each other at {name}")));
         }
@@ -131,14 +130,15 @@ impl Walk<'_, '_> {
             && let Some(global) = self.pickle.global(call.callable)
             && is_rebuild(global)
         {
-            return self.tensor(name, global, &call.args);
+            return self.tensor(name, container, global, &call.args);
         }
         if !self.has_tensor[id.0 as usize] {
             return self.other(name, self.pickle.render(id), false);
         }
         for (key, child) in self.children(id) {
+            let container = if name.is_empty() { 0 } else { name.len() + 1 };
             let inner = if name.is_empty() { key } else { format!("{name}.{key}") };
-            self.value(inner, child, depth + 1)?;
+            self.value(inner, container, child, depth + 1)?;
         }
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
-    fn tensor(&mut self, name: String, global: (&str, &str), args: &[Id]) -> Result<(), Error> {
+    fn tensor(&mut self, name: String, container: usize, global: (&str, &str), args: &[Id]) -> Result<(), Error> {
         if self.contents.tensors.len() >= MAX_TENSORS {
             return Err(self.damaged(format!("it holds more than {MAX_TENSORS} tensors")));
         }
@@ -220,7 +220,7 @@ impl Walk<'_, '_> {
         {
             *last = last.checked_mul(2).ok_or_else(|| self.damaged(format!("{name}: its shape overflows")))?;
         }
-        self.contents.tensors.push(TensorInfo { name, dtype, shape, storage: index, view });
+        self.contents.tensors.push(TensorInfo { name, dtype, shape, container, storage: index, view });
         Ok(())
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn read(map: &MappedFile, file: usize) -> Result<Contents, Error> {
     let bytes = content(map, pickle_entry)?;
     let (pickle, outcome) = pickle::parse(&bytes);
     torch_tensors::refuse(map, &pickle_entry.name, &pickle, outcome)?;
-    let keyed = Keyed { path: &map.path, entry: &pickle_entry.name, storages: &storages, keys: &keys };
+    let keyed = Keyed { path: &map.path, storages: &storages, keys: &keys };
     let mut contents = torch_tensors::read(&pickle, &keyed)?;
     contents.storages = storages;
     Ok(contents)
@@ -141,8 +141,8 @@ fn storage(map: &MappedFile, file: usize, entry: &Entry, big_endian: bool) -> Re
     readable(map, entry)?;
     let range = entry.range.clone();
     let kind = if entry.method == CompressionMethod::Stored { Kind::Mapped(range) } else { Kind::Deflated(range) };
-    // torch.serialization.set_crc32_options(False) leaves a placeholder instead of a checksum; see `checksum`.
-    let checksum = Some(Checksum::Crc32(entry.crc32));
+    // torch.serialization.set_crc32_options(False) leaves zero in place of the checksum.
+    let checksum = (entry.crc32 != 0).then_some(Checksum::Crc32(entry.crc32));
     Ok(Storage { file, entry: entry.name.clone(), len: entry.len, big_endian, checksum, kind })
 }
 

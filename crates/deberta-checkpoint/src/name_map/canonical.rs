@@ -70,6 +70,11 @@ fn layer_number<'n>(pattern: &str, name: &'n str) -> Option<&'n str> {
     (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
 }
 
+/// A name that the schema does not know, without the wrappers that the known ones lost.
+pub(crate) fn own_name(name: &str, family: Family) -> String {
+    if family == Family::TensorFlow { name.to_owned() } else { unwrapped(name) }
+}
+
 /// Without the wrappers of training programs, and with today's last parts.
 fn unwrapped(name: &str) -> String {
     let mut rest = name;

@@ -5,11 +5,13 @@
 //! the schema takes its source, and what is missing, wrongly shaped or left over is listed, all at once.
 
 mod canonical;
+mod names;
 mod resolve;
 mod rules;
 
 pub use resolve::{Leftover, Mapping, MappingProblems, Reason, Resolved, Unmet, map_parameters, map_part, resolve};
 pub use rules::{Family, Transform};
 
-pub(crate) use canonical::family_of;
+pub(crate) use canonical::own_name;
+pub(crate) use names::Names;
 pub(crate) use rules::to_microsoft;

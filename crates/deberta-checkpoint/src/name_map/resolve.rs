@@ -211,7 +211,6 @@ pub fn map_part(
 struct Claim<'c> {
     tensor: &'c TensorInfo,
     transform: Transform,
-    without_bias: bool,
 }
 
 struct Resolver<'c> {
@@ -250,10 +249,10 @@ impl<'c> Resolver<'c> {
             let within = name.strip_prefix(self.part).unwrap_or_default();
             let found =
                 targets(within, self.family, |n| self.by_name.contains_key(n) || self.other_lm_head(n).is_some());
-            for Target { name, transform, without_bias } in found {
+            for Target { name, transform, .. } in found {
                 let name = if self.by_name.contains_key(&name) { Some(name) } else { self.other_lm_head(&name) };
                 if let Some(name) = name {
-                    self.claims.entry(name).or_default().push(Claim { tensor, transform, without_bias });
+                    self.claims.entry(name).or_default().push(Claim { tensor, transform });
                     claimed = true;
                 }
             }
