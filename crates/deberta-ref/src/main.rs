@@ -17,12 +17,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(commands::run::Args),
+    Compare(commands::compare::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: anyhow::Result<ExitCode> = match cli.command {
         Command::Run(args) => commands::run::run(args),
+        Command::Compare(args) => commands::compare::run(args),
     };
     match outcome {
         Ok(code) => code,

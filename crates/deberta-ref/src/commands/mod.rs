@@ -1,3 +1,4 @@
 //! The commands, one module each: its arguments (`Args`) and what it does (`run`).
 
 pub mod run;
+pub mod compare;

@@ -1,0 +1,62 @@
+//! What can make a comparison impossible.
+
+use std::path::PathBuf;
+
+/// Why tensors could not be read or compared.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// A file could not be opened or read.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is not what its name says.
+    #[error("{path}: not a readable {format} file: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The format that was expected.
+        format: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor has a dtype that cannot be compared.
+    #[error("{path}: tensor {tensor} has dtype {dtype}, which cannot be compared; save it as f32 or f64")]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its dtype, as the file spells it.
+        dtype: String,
+    },
+    /// A shape and the number of values given for it disagree.
+    #[error("tensor {tensor}: shape {shape:?} does not hold {found} values")]
+    Length {
+        /// The tensor.
+        tensor: String,
+        /// The shape.
+        shape: Vec<usize>,
+        /// The number of values.
+        found: usize,
+    },
+    /// The two dumps have no output in common.
+    #[error(
+        "no tensor stands in both {expected} and {actual}; the first holds {expected_names}, the second {actual_names}. \
+         Names are module paths such as deberta.encoder.layer.0.attention.self.query_proj"
+    )]
+    NothingInCommon {
+        /// Where the expected tensors came from.
+        expected: String,
+        /// Where the actual tensors came from.
+        actual: String,
+        /// A few of the names there.
+        expected_names: String,
+        /// A few of the names there.
+        actual_names: String,
+    },
+}

@@ -1,0 +1,350 @@
+//! Named tensors as a file or a program gives them: values stay in their dtype, and in the file, until they are needed.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use ndarray::{ArrayD, IxDyn};
+use safetensors::SafeTensors;
+
+use crate::VerifyError;
+
+/// The dtypes that a dump may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Dtype {
+    F64,
+    F32,
+    F16,
+    Bf16,
+    I64,
+    I32,
+    I16,
+    I8,
+    U8,
+    Bool,
+}
+
+impl Dtype {
+    /// Bytes a value takes.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 => 8,
+            Self::F32 | Self::I32 => 4,
+            Self::F16 | Self::Bf16 | Self::I16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    /// Whether values are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::Bf16)
+    }
+
+    /// The unit roundoff: the largest relative error of rounding to this dtype. 0 for integers.
+    pub fn unit_roundoff(self) -> f64 {
+        match self {
+            Self::F64 => 2f64.powi(-53),
+            Self::F32 => 2f64.powi(-24),
+            Self::F16 => 2f64.powi(-11),
+            Self::Bf16 => 2f64.powi(-8),
+            _ => 0.0,
+        }
+    }
+
+    /// The absolute error that underflow can make: the smallest normal number where processors may flush to zero, twice
+    /// the spacing of the subnormal ones in f16, where they do not. 0 for integers.
+    pub fn underflow(self) -> f64 {
+        match self {
+            Self::F64 => f64::MIN_POSITIVE,
+            Self::F32 | Self::Bf16 => f32::MIN_POSITIVE.into(),
+            Self::F16 => 2f64.powi(-23),
+            _ => 0.0,
+        }
+    }
+
+    /// The dtype of the two with the greater unit roundoff.
+    pub fn coarser(self, other: Self) -> Self {
+        if other.unit_roundoff() > self.unit_roundoff() { other } else { self }
+    }
+
+    /// `x` rounded to this dtype; integers leave it as it is.
+    pub fn round(self, x: f64) -> f64 {
+        match self {
+            Self::F32 => f64::from(x as f32),
+            Self::F16 => f16::from_f64(x).to_f64(),
+            Self::Bf16 => bf16::from_f64(x).to_f64(),
+            _ => x,
+        }
+    }
+
+    /// The number of representable values between `a` and `b`, each rounded to this dtype first.
+    pub fn ulps(self, a: f64, b: f64) -> u64 {
+        fn ordered(bits: i64, sign: i64) -> i64 {
+            if bits & sign != 0 { -(bits & !sign) } else { bits }
+        }
+        let order = |x: f64| match self {
+            Self::F32 => ordered((x as f32).to_bits().into(), 1 << 31),
+            Self::F16 => ordered(f16::from_f64(x).to_bits().into(), 1 << 15),
+            Self::Bf16 => ordered(bf16::from_f64(x).to_bits().into(), 1 << 15),
+            _ => ordered(x.to_bits().cast_signed(), i64::MIN),
+        };
+        order(a).abs_diff(order(b))
+    }
+}
+
+impl std::fmt::Display for Dtype {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F64 => "f64",
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::I64 => "i64",
+            Self::I32 => "i32",
+            Self::I16 => "i16",
+            Self::I8 => "i8",
+            Self::U8 => "u8",
+            Self::Bool => "bool",
+        })
+    }
+}
+
+#[derive(Clone)]
+enum Bytes {
+    Mapped(Arc<Mmap>, Range<usize>),
+    Owned(Arc<Vec<u8>>),
+}
+
+/// A tensor: its shape, its dtype, and its values in little-endian bytes, mapped or owned. Cheap to clone.
+#[derive(Clone)]
+pub struct Tensor {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Bytes,
+}
+
+impl Tensor {
+    /// A tensor of `dtype` over bytes that are little-endian and in row-major order. `name` is for the error, which says
+    /// that shape and number of bytes disagree.
+    pub fn from_bytes(name: &str, dtype: Dtype, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, VerifyError> {
+        check_length(name, dtype, &shape, bytes.len())?;
+        Ok(Self { dtype, shape, bytes: Bytes::Owned(Arc::new(bytes)) })
+    }
+
+    /// A copy of an `f64` array.
+    pub fn from_f64(array: &ArrayD<f64>) -> Self {
+        Self::owned(Dtype::F64, array.shape(), array.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    /// A copy of an `f32` array.
+    pub fn from_f32(array: &ArrayD<f32>) -> Self {
+        Self::owned(Dtype::F32, array.shape(), array.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    /// A copy of an `i64` array.
+    pub fn from_i64(array: &ArrayD<i64>) -> Self {
+        Self::owned(Dtype::I64, array.shape(), array.iter().flat_map(|x| x.to_le_bytes()).collect())
+    }
+
+    fn owned(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
+        Self { dtype, shape: shape.to_vec(), bytes: Bytes::Owned(Arc::new(bytes)) }
+    }
+
+    /// The dtype that the values are stored in.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The sizes of the axes.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no values.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn data(&self) -> &[u8] {
+        match &self.bytes {
+            Bytes::Mapped(map, range) => &map[range.clone()],
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+
+    /// The values in row-major order, widened to `f64`. Exact for every float dtype and for integers below 2^53.
+    pub fn values(&self) -> impl Iterator<Item = f64> + '_ {
+        let data = self.data();
+        let dtype = self.dtype;
+        data.chunks_exact(dtype.size()).map(move |c| widen(dtype, c))
+    }
+
+    /// The values as an `f64` array.
+    pub fn to_f64(&self) -> ArrayD<f64> {
+        let values: Vec<f64> = self.values().collect();
+        ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap_or_else(|_| ArrayD::zeros(IxDyn(&self.shape)))
+    }
+
+    /// The values as little-endian bytes in row-major order.
+    pub fn to_bytes(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.data())
+    }
+}
+
+impl std::fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tensor({} {:?})", self.dtype, self.shape)
+    }
+}
+
+fn widen(dtype: Dtype, c: &[u8]) -> f64 {
+    match (dtype, c) {
+        (Dtype::F64, &[a, b, c, d, e, f, g, h]) => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        (Dtype::I64, &[a, b, c, d, e, f, g, h]) => i64::from_le_bytes([a, b, c, d, e, f, g, h]) as f64,
+        (Dtype::F32, &[a, b, c, d]) => f32::from_le_bytes([a, b, c, d]).into(),
+        (Dtype::I32, &[a, b, c, d]) => i32::from_le_bytes([a, b, c, d]).into(),
+        (Dtype::F16, &[a, b]) => f16::from_le_bytes([a, b]).to_f64(),
+        (Dtype::Bf16, &[a, b]) => bf16::from_le_bytes([a, b]).to_f64(),
+        (Dtype::I16, &[a, b]) => i16::from_le_bytes([a, b]).into(),
+        (Dtype::I8, &[a]) => i8::from_le_bytes([a]).into(),
+        (Dtype::U8 | Dtype::Bool, &[a]) => a.into(),
+        _ => f64::NAN,
+    }
+}
+
+fn check_length(name: &str, dtype: Dtype, shape: &[usize], bytes: usize) -> Result<(), VerifyError> {
+    let wanted = shape.iter().try_fold(dtype.size(), |n, &s| n.checked_mul(s));
+    if wanted != Some(bytes) {
+        return Err(VerifyError::Length {
+            tensor: name.to_owned(),
+            shape: shape.to_vec(),
+            found: bytes / dtype.size(),
+        });
+    }
+    Ok(())
+}
+
+/// Named tensors, with what the file says about itself.
+#[derive(Clone, Debug, Default)]
+pub struct Dump {
+    /// Where the tensors came from, for messages: a file name, or a few words.
+    pub source: String,
+    tensors: BTreeMap<String, Tensor>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl Dump {
+    /// An empty dump; `source` says in messages where its tensors came from.
+    pub fn new(source: impl Into<String>) -> Self {
+        Self { source: source.into(), ..Self::default() }
+    }
+
+    /// Maps a safetensors file. Values are read where they are compared, not here.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not safetensors, or holds a dtype that cannot be compared.
+    pub fn open_safetensors(path: &Path) -> Result<Self, VerifyError> {
+        let io = |source| VerifyError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(io)?;
+        if file.metadata().map_err(io)?.is_dir() {
+            return Err(io(std::io::Error::other("is a directory")));
+        }
+        // SAFETY: the map is read-only. A file that another process truncates meanwhile would fault; every reader of
+        // mapped files lives with that, and a dump is not written while it is compared.
+        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
+        let malformed = |e: &dyn std::fmt::Display| VerifyError::Malformed {
+            path: path.to_owned(),
+            format: "safetensors",
+            reason: e.to_string(),
+        };
+        let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| malformed(&e))?;
+        let view = SafeTensors::deserialize(&map).map_err(|e| malformed(&e))?;
+        let mut dump = Self::new(path.display().to_string());
+        for (name, tensor) in view.iter() {
+            let dtype = dtype_of(path, name, tensor.dtype())?;
+            let start = tensor.data().as_ptr().addr() - map.as_ptr().addr();
+            let range = start..start + tensor.data().len();
+            check_length(name, dtype, tensor.shape(), range.len())?;
+            let bytes = Bytes::Mapped(Arc::clone(&map), range);
+            dump.tensors.insert(name.to_owned(), Tensor { dtype, shape: tensor.shape().to_vec(), bytes });
+        }
+        dump.metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        Ok(dump)
+    }
+
+    /// Adds a tensor, in the place of one of the same name.
+    pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
+        self.tensors.insert(name.into(), tensor);
+    }
+
+    /// Takes a tensor out.
+    pub fn remove(&mut self, name: &str) -> Option<Tensor> {
+        self.tensors.remove(name)
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.tensors.get(name)
+    }
+
+    /// Names and tensors, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// The number of tensors.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are no tensors.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// What the file says about itself: key and value. `config` holds the model's `config.json` where the dump's writer
+    /// put it there.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Sets a metadata entry.
+    pub fn set_metadata(&mut self, key: impl Into<String>, value: impl Into<String>) {
+        self.metadata.insert(key.into(), value.into());
+    }
+}
+
+fn dtype_of(path: &Path, name: &str, dtype: safetensors::Dtype) -> Result<Dtype, VerifyError> {
+    use safetensors::Dtype as S;
+    Ok(match dtype {
+        S::F64 => Dtype::F64,
+        S::F32 => Dtype::F32,
+        S::F16 => Dtype::F16,
+        S::BF16 => Dtype::Bf16,
+        S::I64 | S::U64 => Dtype::I64,
+        S::I32 => Dtype::I32,
+        S::I16 => Dtype::I16,
+        S::I8 => Dtype::I8,
+        S::U8 => Dtype::U8,
+        S::BOOL => Dtype::Bool,
+        other => {
+            return Err(VerifyError::Dtype {
+                path: path.to_owned(),
+                tensor: name.to_owned(),
+                dtype: format!("{other:?}"),
+            });
+        }
+    })
+}

@@ -1,0 +1,246 @@
+//! Comparisons of synthetic dumps, in which every error is put there on purpose.
+
+use deberta_verify::{Comparison, Dtype, Dump, Finding, Options, Positions, Tensor, Verdict, compare, report};
+use ndarray::{ArrayD, IxDyn};
+
+/// Numbers that look normal, and are the same in every run.
+struct Noise(u64);
+
+impl Noise {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.uniform()).sum::<f64>() - 6.0
+    }
+}
+
+fn array(shape: &[usize], mut f: impl FnMut() -> f64) -> ArrayD<f64> {
+    ArrayD::from_shape_fn(IxDyn(shape), |_| f())
+}
+
+const SHAPES: &[(&str, &[usize])] = &[
+    ("deberta.embeddings", &[2, 13, 24]),
+    ("hidden_states.0", &[2, 13, 24]),
+    ("deberta.encoder.layer.0.attention.self.query_proj", &[2, 13, 24]),
+    ("deberta.encoder.layer.0.attention.self.key_proj", &[2, 13, 24]),
+    ("deberta.encoder.layer.0.attention.self.c2c", &[2, 3, 13, 13]),
+    ("deberta.encoder.layer.0.attention.self.scores", &[2, 3, 13, 13]),
+    ("hidden_states.1", &[2, 13, 24]),
+    ("logits", &[2, 5]),
+    ("loss", &[]),
+];
+
+/// An f64 dump and an f32 one that differs from it by noise of `noise` units of f32's roundoff.
+fn pair(noise: f64) -> (Dump, Dump) {
+    let mut random = Noise(7);
+    let (mut expected, mut actual) = (Dump::new("expected"), Dump::new("actual"));
+    for (name, shape) in SHAPES {
+        let x = array(shape, || random.normal());
+        let y = x.mapv(|v| (v + noise * Dtype::F32.unit_roundoff() * random.normal()) as f32);
+        expected.insert(*name, Tensor::from_f64(&x));
+        actual.insert(*name, Tensor::from_f32(&y));
+    }
+    let mask = ArrayD::from_shape_fn(IxDyn(&[2, 13]), |i| i64::from(i[0] == 0 || i[1] < 9));
+    expected.insert("attention_mask", Tensor::from_i64(&mask));
+    (expected, actual)
+}
+
+fn change(dump: &mut Dump, name: &str, f: impl Fn(&mut ArrayD<f64>)) {
+    let mut array = dump.get(name).expect("the tensor exists").to_f64();
+    f(&mut array);
+    dump.insert(name, Tensor::from_f32(&array.mapv(|x| x as f32)));
+}
+
+fn outcome(expected: &Dump, actual: &Dump) -> Comparison {
+    compare(expected, actual, &Options::default()).expect("the dumps have tensors in common")
+}
+
+#[test]
+fn noise_is_within_budget() {
+    for noise in [0.0, 1.0, 5.0] {
+        let (expected, actual) = pair(noise);
+        let comparison = outcome(&expected, &actual);
+        assert_eq!(comparison.verdict(), Verdict::Within, "{}", report::summary(&comparison));
+        assert_eq!(comparison.rows.len(), SHAPES.len());
+        assert_eq!(comparison.last_good().map(|r| r.name.as_str()), Some("loss"));
+    }
+}
+
+#[test]
+fn tensors_stand_in_the_order_of_computation() {
+    let (expected, actual) = pair(1.0);
+    let comparison = outcome(&expected, &actual);
+    let names: Vec<&str> = comparison.rows.iter().map(|r| r.name.as_str()).collect();
+    assert_eq!(names, SHAPES.iter().map(|s| s.0).collect::<Vec<_>>());
+}
+
+#[test]
+fn one_element_of_one_head_at_ten_times_the_noise_fails() {
+    let name = "deberta.encoder.layer.0.attention.self.scores";
+    for (b, h, i, j) in [(0, 0, 0, 0), (0, 2, 7, 11), (1, 1, 12, 3)] {
+        let (expected, mut actual) = pair(3.0);
+        let exact = expected.get(name).expect("the tensor exists").to_f64();
+        let noise = exact
+            .iter()
+            .zip(actual.get(name).expect("the tensor exists").values())
+            .map(|(x, y)| (x - y).abs())
+            .fold(0.0, f64::max);
+        change(&mut actual, name, |a| a[[b, h, i, j]] = exact[[b, h, i, j]] + 10.0 * noise);
+        let comparison = outcome(&expected, &actual);
+        let row = comparison.first_divergent().expect("the element is found");
+        assert_eq!(row.name, name);
+        assert_eq!(row.worst.as_ref().map(|w| w.index.clone()), Some(vec![b, h, i, j]));
+        assert_eq!(row.beyond, 1);
+        assert!(row.max_abs > row.budget);
+    }
+}
+
+#[test]
+fn a_small_error_everywhere_is_seen_by_its_level() {
+    let name = "deberta.encoder.layer.0.attention.self.c2c";
+    let (expected, mut actual) = pair(1.0);
+    change(&mut actual, name, |a| a.mapv_inplace(|x| x * (1.0 + 3e-4)));
+    let comparison = outcome(&expected, &actual);
+    let row = comparison.first_divergent().expect("the error is found");
+    assert_eq!((row.name.as_str(), row.finding), (name, Finding::Level));
+    assert!(row.max_abs > row.budget);
+    assert_eq!(
+        comparison.last_good().map(|r| r.name.as_str()),
+        Some("deberta.encoder.layer.0.attention.self.key_proj")
+    );
+}
+
+#[test]
+fn shape_comes_first() {
+    let (expected, mut actual) = pair(1.0);
+    actual.insert("hidden_states.0", Tensor::from_f64(&ArrayD::zeros(IxDyn(&[2, 24, 13]))));
+    let comparison = outcome(&expected, &actual);
+    let row = comparison.first_divergent().expect("the shape is found");
+    assert_eq!(row.finding, Finding::Shape);
+    assert!(row.max_abs.is_nan());
+    assert!(report::render_json(&comparison).contains("\"max_abs\": null"));
+}
+
+#[test]
+fn nan_must_meet_nan() {
+    let nan = |dump: &mut Dump| change(dump, "logits", |a| a[[1, 3]] = f64::NAN);
+    let (mut expected, mut actual) = pair(1.0);
+    nan(&mut actual);
+    let comparison = outcome(&expected, &actual);
+    let row = comparison.first_divergent().expect("the NaN is found");
+    assert_eq!((row.name.as_str(), row.finding), ("logits", Finding::NonFinite));
+    assert_eq!(row.worst.as_ref().map(|w| w.index.clone()), Some(vec![1, 3]));
+    nan(&mut expected);
+    assert_eq!(outcome(&expected, &actual).verdict(), Verdict::Within);
+}
+
+#[test]
+fn infinities_must_have_one_sign() {
+    let set = |dump: &mut Dump, v: f64| change(dump, "logits", |a| a[[0, 0]] = v);
+    let (mut expected, mut actual) = pair(1.0);
+    set(&mut expected, f64::INFINITY);
+    set(&mut actual, f64::INFINITY);
+    assert_eq!(outcome(&expected, &actual).verdict(), Verdict::Within);
+    set(&mut actual, f64::NEG_INFINITY);
+    assert_eq!(outcome(&expected, &actual).verdict(), Verdict::Beyond);
+}
+
+#[test]
+fn a_masked_score_is_masked_whatever_it_is_filled_with() {
+    let name = "deberta.encoder.layer.0.attention.self.scores";
+    let set = |dump: &mut Dump, v: f64| change(dump, name, |a| a[[0, 0, 0, 0]] = v);
+    let (mut expected, mut actual) = pair(1.0);
+    set(&mut expected, f64::from(f32::MIN));
+    for fill in [-65504.0, -1e9, f64::NEG_INFINITY] {
+        set(&mut actual, fill);
+        assert_eq!(outcome(&expected, &actual).verdict(), Verdict::Within, "{fill}");
+    }
+    set(&mut actual, -10000.0);
+    assert_eq!(outcome(&expected, &actual).first_divergent().map(|r| r.finding), Some(Finding::NonFinite));
+}
+
+#[test]
+fn positions_are_told_apart() {
+    let cases = [((1, 10), Positions::Padded), ((1, 2), Positions::Valid)];
+    for ((b, i), positions) in cases {
+        let (expected, mut actual) = pair(1.0);
+        change(&mut actual, "hidden_states.1", |a| a[[b, i, 4]] += 1.0);
+        let comparison = outcome(&expected, &actual);
+        assert_eq!(comparison.first_divergent().and_then(|r| r.positions), Some(positions));
+        let ignoring = Options { ignore_padding: true, ..Options::default() };
+        let comparison = compare(&expected, &actual, &ignoring).expect("the dumps have tensors in common");
+        let wanted = if positions == Positions::Padded { Verdict::Within } else { Verdict::Beyond };
+        assert_eq!(comparison.verdict(), wanted);
+    }
+}
+
+#[test]
+fn tolerances_replace_budgets() {
+    let (expected, mut actual) = pair(1.0);
+    change(&mut actual, "logits", |a| a.mapv_inplace(|x| x + 0.01));
+    assert_eq!(outcome(&expected, &actual).verdict(), Verdict::Beyond);
+    for (atol, verdict) in [(0.02, Verdict::Within), (0.005, Verdict::Beyond)] {
+        let options = Options { atol: Some(atol), ..Options::default() };
+        let comparison = compare(&expected, &actual, &options).expect("the dumps have tensors in common");
+        assert_eq!(comparison.verdict(), verdict);
+    }
+}
+
+#[test]
+fn the_reference_s_own_distance_is_a_budget() {
+    let (expected, actual) = pair(20.0);
+    let (_, near) = pair(10.0);
+    let (_, far) = pair(2.0);
+    for (reference, verdict) in [(&near, Verdict::Within), (&far, Verdict::Beyond)] {
+        // Rounding of what is computed is allowed in any case, so the distances must be well above it.
+        let options = Options { reference: Some(reference), ..Options::default() };
+        let comparison = compare(&expected, &actual, &options).expect("the dumps have tensors in common");
+        let row = comparison.rows.iter().find(|r| r.name == "hidden_states.0").expect("the tensor is compared");
+        assert_eq!(row.within, verdict == Verdict::Within, "{row:?}");
+    }
+}
+
+#[test]
+fn spellings_are_aligned_and_partial_dumps_compare() {
+    let (expected, actual) = pair(1.0);
+    let mut partial = Dump::new("partial");
+    let name = "deberta.encoder.layer.0.attention.self.c2c";
+    let tensor = actual.get(name).expect("the tensor exists").clone();
+    partial.insert("DebertaV2Model.encoder.layer.0.attention.self.c2c", tensor);
+    let comparison = outcome(&expected, &partial);
+    assert_eq!(comparison.verdict(), Verdict::Within);
+    assert_eq!(comparison.rows.len(), 1);
+    assert_eq!(comparison.only_expected.len(), SHAPES.len() - 1);
+}
+
+#[test]
+fn nothing_in_common_is_an_error_that_shows_names() {
+    let (expected, _) = pair(1.0);
+    let mut other = Dump::new("other");
+    other.insert("block.0", Tensor::from_f64(&ArrayD::zeros(IxDyn(&[2]))));
+    let error = compare(&expected, &other, &Options::default()).expect_err("nothing is in common").to_string();
+    assert!(error.contains("block.0") && error.contains("deberta.embeddings"), "{error}");
+}
+
+#[test]
+fn every_report_says_the_verdict_and_the_first_divergent() {
+    let name = "deberta.encoder.layer.0.attention.self.scores";
+    let (expected, mut actual) = pair(1.0);
+    change(&mut actual, name, |a| a.mapv_inplace(|x| x * 1.5));
+    let options = Options { heat_maps: 2, ..Options::default() };
+    let comparison = compare(&expected, &actual, &options).expect("the dumps have tensors in common");
+    let json: serde_json::Value = serde_json::from_str(&report::render_json(&comparison)).expect("valid JSON");
+    assert_eq!(json["verdict"], "beyond");
+    assert_eq!(json["first_divergent"], name);
+    assert_eq!(json["tensors"].as_array().map(Vec::len), Some(SHAPES.len()));
+    let plain = report::render_table(&comparison, report::Style { color: false, all: true });
+    assert!(plain.contains(name) && plain.contains("BEYOND") && !plain.contains('\x1b'));
+    let html = report::render_html(&comparison);
+    assert!(html.contains("Beyond budget") && html.contains("<svg class=\"map\""));
+    for outside in ["http:", "https:", "<script", "<link", "url("] {
+        assert!(!html.contains(outside), "the page must need nothing else, and has {outside}");
+    }
+}
