@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use deberta_ops::{Real, cross_entropy_each};
-use ndarray::{Array1, Array2, Array3, Array4, ArrayD, Axis, CowArray, IxDyn};
+use ndarray::{Array1, Array2, Array3, Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn};
 
 use crate::config::DebertaV2Config;
 use crate::embeddings::Embeddings;
@@ -48,6 +48,30 @@ pub struct Outputs<T> {
     pub end_logits: Option<ArrayD<T>>,
     /// The loss, shape \[\], or one number a token where the profile does not reduce it.
     pub loss: Option<ArrayD<T>>,
+}
+
+impl<T> Outputs<T> {
+    /// Hands over every output that is there under its name in transformers, `hidden_states.0` and so on.
+    pub fn for_each(&self, mut visit: impl FnMut(&str, ArrayViewD<'_, T>)) {
+        for (i, states) in self.hidden_states.iter().enumerate() {
+            visit(&format!("hidden_states.{i}"), states.view().into_dyn());
+        }
+        for (i, probabilities) in self.attentions.iter().enumerate() {
+            visit(&format!("attentions.{i}"), probabilities.view().into_dyn());
+        }
+        visit("last_hidden_state", self.last_hidden_state.view().into_dyn());
+        let optional = [
+            ("logits", &self.logits),
+            ("start_logits", &self.start_logits),
+            ("end_logits", &self.end_logits),
+            ("loss", &self.loss),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                visit(name, value.view());
+            }
+        }
+    }
 }
 
 /// A DeBERTa-v2 or v3 model with a head. `'w` is the lifetime of weights that are not its own.

@@ -17,6 +17,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(commands::run::Args),
+    Verify(commands::verify::Args),
     Compare(commands::compare::Args),
 }
 
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: anyhow::Result<ExitCode> = match cli.command {
         Command::Run(args) => commands::run::run(args),
+        Command::Verify(args) => commands::verify::run(args),
         Command::Compare(args) => commands::compare::run(args),
     };
     match outcome {

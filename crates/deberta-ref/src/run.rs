@@ -6,9 +6,9 @@ use std::path::Path;
 use std::str::FromStr;
 
 use deberta_checkpoint::Element;
-use deberta_model::{Head, Inputs, Keep, Observer, Outputs, Profile, Real, Trace};
+use deberta_model::{Head, Inputs, Keep, Observer, Profile, Real, Trace};
 use globset::GlobSet;
-use ndarray::{ArrayD, ArrayViewD};
+use ndarray::ArrayViewD;
 
 use crate::error::Error;
 use crate::model_directory::ModelDirectory;
@@ -78,7 +78,7 @@ pub fn run<T: Real + Element>(
         .forward(inputs, request.keep, &mut trace)
         .map_err(|source| Error::Model { path: inputs_from.to_owned(), source })?;
     let mut recorded = recorder.recorded;
-    add_outputs(&mut recorded, &outputs);
+    outputs.for_each(|name, value| recorded.entries.push((name.to_owned(), TensorData::new(&value))));
     Ok(recorded)
 }
 
@@ -107,27 +107,5 @@ impl<T: Real> Observer<T> for Recorder<'_> {
 
     fn observe(&mut self, path: &str, value: ArrayViewD<'_, T>) {
         self.recorded.entries.push((path.to_owned(), TensorData::new(&value)));
-    }
-}
-
-fn add_outputs<T: Real>(recorded: &mut NamedTensors, outputs: &Outputs<T>) {
-    let mut add = |name: String, value: ArrayViewD<'_, T>| recorded.entries.push((name, TensorData::new(&value)));
-    for (i, states) in outputs.hidden_states.iter().enumerate() {
-        add(format!("hidden_states.{i}"), states.view().into_dyn());
-    }
-    for (i, probabilities) in outputs.attentions.iter().enumerate() {
-        add(format!("attentions.{i}"), probabilities.view().into_dyn());
-    }
-    add("last_hidden_state".to_owned(), outputs.last_hidden_state.view().into_dyn());
-    let optional: [(&str, &Option<ArrayD<T>>); 4] = [
-        ("logits", &outputs.logits),
-        ("start_logits", &outputs.start_logits),
-        ("end_logits", &outputs.end_logits),
-        ("loss", &outputs.loss),
-    ];
-    for (name, value) in optional {
-        if let Some(value) = value {
-            add(name.to_owned(), value.view());
-        }
     }
 }

@@ -58,21 +58,9 @@ fn run_as<T: Real + Element>(
     let keep = Keep { hidden_states: true, attentions: true };
     let outputs = model.forward(&inputs, keep, &mut Trace::to(&mut recorder)).unwrap_or_else(|e| fail(&e));
     let mut all = recorder.seen;
-    let wide = |a: ArrayD<T>| a.mapv(Real::wide);
-    all.insert("last_hidden_state".to_owned(), wide(outputs.last_hidden_state.into_dyn()));
-    for (i, states) in outputs.hidden_states.into_iter().enumerate() {
-        all.insert(format!("hidden_states.{i}"), wide(states.into_dyn()));
-    }
-    for (i, probabilities) in outputs.attentions.into_iter().enumerate() {
-        all.insert(format!("attentions.{i}"), wide(probabilities.into_dyn()));
-    }
-    let optional = [
-        ("logits", outputs.logits),
-        ("start_logits", outputs.start_logits),
-        ("end_logits", outputs.end_logits),
-        ("loss", outputs.loss),
-    ];
-    all.extend(optional.into_iter().filter_map(|(name, value)| Some((name.to_owned(), wide(value?)))));
+    outputs.for_each(|name, value| {
+        all.insert(name.to_owned(), value.mapv(Real::wide));
+    });
     all
 }
 

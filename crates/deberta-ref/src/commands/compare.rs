@@ -59,6 +59,11 @@ fn tolerance(text: &str) -> Result<f64, String> {
 }
 
 impl Shown {
+    /// Whether the outcome is to be JSON.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// The options of the comparison.
     pub fn options<'a>(&self, reference: Option<&'a Dump>) -> Options<'a> {
         Options {

@@ -1,4 +1,5 @@
 //! The commands, one module each: its arguments (`Args`) and what it does (`run`).
 
-pub mod run;
 pub mod compare;
+pub mod run;
+pub mod verify;

@@ -1,0 +1,110 @@
+//! `deberta-ref verify`: the model's own intermediates against somebody else's, in one.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use deberta_checkpoint::Element;
+use deberta_ref::{Inputs, Keep, Observer, Precision, Real, Trace, read_inputs};
+use deberta_verify::order::canonical;
+use deberta_verify::report::incomparable_json;
+use deberta_verify::{Dump, Tensor, compare};
+use ndarray::{ArrayView, ArrayViewD, Dimension};
+
+use super::compare::Shown;
+use super::run::ModelArgs;
+
+/// Run a model on the inputs that a file holds, and compare with the rest of it.
+///
+/// FILE is a dump of another implementation: the inputs, and as many outputs and intermediates as there are, by the names
+/// that `deberta-ref run --trace '*'` gives them. Exit code 0: within budget; 1: beyond; 2: not comparable.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The safetensors file with inputs and outputs
+    #[arg(long, value_name = "FILE")]
+    golden: PathBuf,
+    /// The number type to compute in
+    #[arg(long, default_value = "f64", value_name = "f32|f64")]
+    precision: Precision,
+    /// The reference's own f32 run, where FILE is its f64 run: budgets become a multiple of the distance of the two
+    #[arg(long, value_name = "FILE")]
+    reference: Option<PathBuf>,
+    #[command(flatten)]
+    shown: Shown,
+}
+
+/// Runs, compares, and shows the outcome.
+///
+/// # Errors
+/// A model or file that cannot be read, inputs that do not fit, or nothing to compare.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let outcome = verify(&args);
+    if let (true, Err(error)) = (args.shown.is_json(), &outcome)
+        && let Some(error) = error.downcast_ref()
+    {
+        println!("{}", incomparable_json(error));
+    }
+    outcome
+}
+
+fn verify(args: &Args) -> anyhow::Result<ExitCode> {
+    let golden = Dump::open_safetensors(&args.golden)?;
+    let ours = match args.precision {
+        Precision::F32 => computed::<f32>(args, &golden)?,
+        Precision::F64 => computed::<f64>(args, &golden)?,
+    };
+    let reference = args.reference.as_deref().map(Dump::open_safetensors).transpose()?;
+    // Ours is what is expected: the question is what the other implementation did.
+    let comparison = compare(&ours, &golden, &args.shown.options(reference.as_ref()))?;
+    args.shown.show(&comparison)
+}
+
+/// What our model computes, as far as the golden holds it too.
+fn computed<T: Real + Element>(args: &Args, golden: &Dump) -> anyhow::Result<Dump> {
+    let (directory, head) = args.model.open()?;
+    let model = directory.load::<T>(head, args.model.profile)?;
+    let (inputs, _): (Inputs<T>, _) = read_inputs(&args.golden)?;
+    let wanted: BTreeSet<String> = golden.iter().map(|(name, _)| canonical(name)).collect();
+    let holds = |start: &str| wanted.iter().any(|name| name.starts_with(start));
+    let keep = Keep { hidden_states: holds("hidden_states."), attentions: holds("attentions.") };
+    let source = format!("{} ({head}, {}, {})", args.model.model.display(), args.model.profile, args.precision);
+    let mut recorder = Recorder { wanted: &wanted, dump: Dump::new(source) };
+    let outputs = model.forward(&inputs, keep, &mut Trace::to(&mut recorder));
+    let outputs = outputs.map_err(|source| deberta_ref::Error::Model { path: args.golden.clone(), source })?;
+    let mut dump = recorder.dump;
+    for name in INPUTS_USED_BY_REPORTS {
+        if let Some(mask) = golden.get(name) {
+            dump.insert(name, mask.clone());
+        }
+    }
+    outputs.for_each(|name, value| dump.insert(name, tensor(&value)));
+    Ok(dump)
+}
+
+/// Inputs that a comparison looks at to tell valid positions from padded ones.
+const INPUTS_USED_BY_REPORTS: [&str; 1] = ["attention_mask"];
+
+struct Recorder<'a> {
+    wanted: &'a BTreeSet<String>,
+    dump: Dump,
+}
+
+impl<T: Real> Observer<T> for Recorder<'_> {
+    fn wants(&self, path: &str) -> bool {
+        self.wanted.contains(&canonical(path))
+    }
+
+    fn observe(&mut self, path: &str, value: ArrayViewD<'_, T>) {
+        self.dump.insert(path, tensor(&value));
+    }
+}
+
+fn tensor<T: Real, D: Dimension>(value: &ArrayView<'_, T, D>) -> Tensor {
+    if <T as Real>::NAME == "f32" {
+        Tensor::from_f32(&value.mapv(|v| <f32 as Real>::of(v.wide())).into_dyn())
+    } else {
+        Tensor::from_f64(&value.mapv(Real::wide).into_dyn())
+    }
+}
