@@ -50,9 +50,9 @@ def write_model(case, folder, seed):
 
 
 def read_model(case, folder):
-    model, info = HEADS[case.head].from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
-    )
+    dtype = "dtype" if transformers.__version__ >= "5" else "torch_dtype"
+    options = {dtype: torch.float32, "attn_implementation": "eager"}
+    model, info = HEADS[case.head].from_pretrained(folder, output_loading_info=True, **options)
     assert not any(info.values()), f"{case.name}: {info}"
     return model.eval()
 
@@ -80,7 +80,7 @@ def inputs_in(run, dtype):
     # A mask keeps its own dtype; labels follow the model's unless the case says otherwise.
     if "attention_mask" in tensors:
         tensors["attention_mask"] = run.inputs.tensors["attention_mask"]
-    if "labels" in tensors and run.label_dtype == "f32":
+    if run.label_dtype == "f32" and "labels" in tensors and tensors["labels"].is_floating_point():
         tensors["labels"] = tensors["labels"].float()
     return tensors
 

@@ -112,21 +112,25 @@ def head_outputs(head, model, tensors):
     return {"logits": out["logits"], "loss": out["loss"]} | ({"replaced": out["labels"]} if "labels" in out else {})
 
 
+def outputs(library, case, run, folder, profile, dtype, trace):
+    """The outputs, and every intermediate if `trace`, of one run in one precision."""
+    tensors = to_precision(run.inputs.tensors, dtype)
+    model = read_model(library, case, run, folder, profile).to(dtype)
+    with torch.no_grad(), code.float_keeps_double():
+        if run.head == "base":
+            return base_outputs(model, tensors, profile, trace)
+        named = head_outputs(run.head, model, tensors)
+    return {k: v for k, v in named.items() if isinstance(v, torch.Tensor)}, {}
+
+
 def make_run(library, profile, case, name, run, folder):
-    outputs, files = {}, {}
+    results, files = {}, {}
     for precision, dtype in PRECISIONS.items():
-        tensors = to_precision(run.inputs.tensors, dtype)
-        model = read_model(library, case, run, folder, profile).to(dtype)
-        keep = code.float_keeps_double() if precision == "f64" else nullcontext()
-        with torch.no_grad(), keep:
-            if run.head == "base":
-                named, trace = base_outputs(model, tensors, profile, precision in run.trace)
-            else:
-                named, trace = head_outputs(run.head, model, tensors), {}
-        outputs[precision] = named
+        named, trace = outputs(library, case, run, folder, profile, dtype, precision in run.trace)
+        results[precision] = named
         assert not set(named) & set(trace), set(named) & set(trace)
         path = folder / f"{PREFIX[profile]}{name}.{precision}.safetensors"
-        save(path, {**tensors, **named, **trace})
+        save(path, {**to_precision(run.inputs.tensors, dtype), **named, **trace})
         files[precision] = f"{case.name}/{path.name}"
     return {
         "name": f"{case.name}/{PREFIX[profile]}{name}",
@@ -137,7 +141,7 @@ def make_run(library, profile, case, name, run, folder):
         "golden": files,
         "traced": list(run.trace),
         "inputs": sorted(run.inputs.tensors),
-        "f32_to_f64": {k: max_difference(v, outputs["f64"][k]) for k, v in outputs["f32"].items()},
+        "f32_to_f64": {k: max_difference(v, results["f64"][k]) for k, v in results["f32"].items()},
     }
 
 

@@ -1,11 +1,12 @@
-"""Measures `deberta-ref run` against Hugging Face transformers on configurations and inputs drawn at random.
+"""Measures `deberta-ref run` against the reference programs on configurations and inputs drawn at random.
 
     python tools/measure/measure.py --count 200 --seed 1          # a table of what failed, and a summary
+    python tools/measure/measure.py --microsoft DIR --count 100   # against Microsoft's newest code instead of transformers
     python tools/measure/measure.py --seed 57 --count 1 --keep D  # one draw again, its files left in D
     python tools/measure/measure.py --full-size v3-base           # load, time and peak memory at 1×512
 
-Limits: f64 within 1e-10 of transformers in f64; f32 within three times transformers' own distance from its f64. Exit 1 if
-any is broken. Nothing is written into the repository.
+Under transformers 4.46 the profile is hf-4. Limits: f64 within 1e-10 of the reference in f64; f32 within three times the
+reference's own distance from its f64. Exit 1 if any is broken. Nothing is written into the repository.
 """
 
 import argparse
@@ -23,11 +24,9 @@ import transformers  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 import full_size  # noqa: E402
-import hf  # noqa: E402
 from common import PRECISIONS, REPOSITORY, save  # noqa: E402
 from compare import judge  # noqa: E402
-from hf_cases import Case, Run  # noqa: E402
-from sample import HEADS, draw  # noqa: E402
+from references import HuggingFace, Microsoft  # noqa: E402
 
 
 def arguments():
@@ -35,7 +34,8 @@ def arguments():
     p.add_argument("--binary", type=Path, default=REPOSITORY / "target/release/deberta-ref")
     p.add_argument("--count", type=int, default=100, help="how many draws")
     p.add_argument("--seed", type=int, default=1, help="the seed of the first draw; the next has the next number")
-    p.add_argument("--head", choices=HEADS, help="this head alone")
+    p.add_argument("--head", help="this head alone")
+    p.add_argument("--microsoft", metavar="DIR", help="measure against Microsoft's newest code, in this folder")
     p.add_argument("--keep", type=Path, help="leave the files in this folder")
     p.add_argument("--json", type=Path, help="write every verdict to this file")
     p.add_argument("--attention", help="passed on to the program")
@@ -45,12 +45,12 @@ def arguments():
     return p.parse_args()
 
 
-def run_ours(options, folder, head, precision):
+def run_ours(options, folder, head, profile, precision):
     """The outputs of one run of the program; a text if it failed."""
     out = folder / f"ours.{precision}.safetensors"
     command = [
         str(options.binary), "run", "--model", str(folder), "--inputs", str(folder / f"inputs.{precision}.safetensors"),
-        "--outputs", str(out), "--precision", precision, "--head", head, "--hidden-states", "--attentions",
+        "--outputs", str(out), "--precision", precision, "--head", head, "--profile", profile, "--hidden-states", "--attentions",
     ]  # fmt: skip
     if options.attention:
         command += ["--attention", options.attention]
@@ -60,36 +60,28 @@ def run_ours(options, folder, head, precision):
     return load_file(out)
 
 
-def measure(seed, options, folder):
+def measure(seed, options, reference, folder):
     """The draw with this seed: its description and its verdicts, or None and why it says nothing (the reference failed)."""
-    head, config, build, weights, dtype, std = draw(seed, options.head)
-    case = Case(f"draw-{seed}", head, config, "", {}, weights, dtype, std=std)
-    what = {"seed": seed, "head": head, "weights": weights, "dtype": dtype, "std": std, "config": config}
+    drawn = reference.draw(seed, options.head)
+    what = drawn[0]
     try:
-        hf.write_model(case, folder, seed)
-        model = hf.read_model(case, folder)
-        run = Run(build(model.config), "")
-        what["inputs"] = {k: list(v.shape) for k, v in run.inputs.tensors.items()}
-        reference = {}
-        for precision, kind in PRECISIONS.items():
-            tensors = hf.inputs_in(run, kind)
-            save(folder / f"inputs.{precision}.safetensors", tensors)
-            reference[precision] = hf.forward(hf.read_model(case, folder).to(kind), tensors, False)[0]
-    except Exception as error:  # what transformers cannot run is no measure of ours, but it is counted and shown
+        inputs, outputs = reference.outputs(drawn, folder)
+    except Exception as error:  # what the reference cannot run is no measure of ours, but it is counted and shown
         return what, None, f"{type(error).__name__}: {str(error)[:150]}"
+    what["inputs"] = {k: [str(v.dtype).removeprefix("torch."), *v.shape] for k, v in inputs["f64"].items()}
     verdicts = []
     for precision in PRECISIONS:
-        ours = run_ours(options, folder, head, precision)
+        save(folder / f"inputs.{precision}.safetensors", inputs[precision])
+        ours = run_ours(options, folder, what["head"], reference.profile, precision)
         if isinstance(ours, str):
             return what, [], ours
-        verdicts += judge(ours, reference, precision)
+        verdicts += judge(ours, outputs, precision)
     return what, verdicts, ""
 
 
 def report(what, verdicts, trouble):
-    options = {k: v for k, v in what["config"].items()}
-    print(f"\ndraw {what['seed']}: {what['head']}, {what['weights']} {what['dtype']}, std {what['std']}, inputs {what.get('inputs')}")
-    print(f"  {json.dumps(options)}")
+    rest = {k: v for k, v in what.items() if k not in ("seed", "head", "config", "inputs")}
+    print(f"\ndraw {what['seed']}: {what['head']} {rest}\n  inputs {what.get('inputs')}\n  {json.dumps(what['config'])}")
     if trouble:
         print(f"  {trouble}")
     for v in [v for v in verdicts if not v.ok][:12]:
@@ -121,15 +113,16 @@ def main():
     torch.set_num_threads(2)
     if options.full_size:
         sys.exit(0 if full_size.measure(options) else 1)
+    reference = Microsoft(options.microsoft) if options.microsoft else HuggingFace()
     everything, counts, records = [], Counter(), []
     for seed in range(options.seed, options.seed + options.count):
         with tempfile.TemporaryDirectory(prefix="measure-") as scratch:
             folder = (options.keep / f"draw-{seed}") if options.keep else Path(scratch)
             folder.mkdir(parents=True, exist_ok=True)
-            what, verdicts, trouble = measure(seed, options, folder)
+            what, verdicts, trouble = measure(seed, options, reference, folder)
         if verdicts is None:
             counts["the reference failed"] += 1
-            print(f"draw {seed}: transformers failed ({trouble}); not counted")
+            print(f"draw {seed}: the reference failed ({trouble}); not counted")
             continue
         bad = bool(trouble) or any(not v.ok for v in verdicts)
         hard = bool(trouble) or any(not v.ok and not v.only_rounding for v in verdicts)

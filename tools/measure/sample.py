@@ -59,7 +59,8 @@ def configuration(r, head):
             config["conv_act"] = r.choice(["tanh", "gelu", "relu", "sigmoid"])
     if head == "sequence-classification":
         kinds = [None, "regression", "single_label_classification", "multi_label_classification"]
-        config["problem_type"] = r.choice(kinds)
+        # transformers refuses a single label for single_label_classification.
+        config["problem_type"] = r.choice([k for k in kinds if k != "single_label_classification" or config["num_labels"] > 1])
     if head == "question-answering":
         config["num_labels"] = 2
     return config
@@ -77,15 +78,21 @@ def label_inputs(r, inputs, config, head):
     elif head == "question-answering":
         inputs.spans([r.randint(-2, shape[1] + 3) for _ in range(shape[0])], [r.randint(-2, shape[1] + 3) for _ in range(shape[0])])
     elif head == "sequence-classification":
-        batch, kind = shape[0], config.problem_type
-        if kind == "multi_label_classification":
-            inputs.float_labels((batch, classes), "binary")
-        elif kind == "regression" or (kind is None and classes == 1):
-            inputs.float_labels((batch,) if classes == 1 else (batch, classes))
-        elif kind is None and r.random() < 0.3:
-            inputs.float_labels((batch, classes), "distribution")
-        else:
-            inputs.labels(0, classes, (batch,), ignored=[i for i in range(batch) if r.random() < 0.2])
+        sequence_labels(r, inputs, config.problem_type, shape[0], classes)
+
+
+def sequence_labels(r, inputs, kind, batch, classes):
+    column = r.choice([(batch,), (batch, 1)])
+    if kind == "multi_label_classification":
+        inputs.float_labels((batch, classes), "binary")
+    elif kind == "regression" or (kind is None and classes == 1):
+        inputs.float_labels(column if classes == 1 else (batch, classes))
+    elif kind is None and r.random() < 0.3:
+        inputs.float_labels((batch, classes), "distribution")
+    else:
+        # With problem_type absent transformers fails on a column.
+        shape = column if kind else (batch,)
+        inputs.labels(0, classes, shape, ignored=[i for i in range(batch) if r.random() < 0.2])
 
 
 def model_inputs(r, config, head, seed):
@@ -98,22 +105,27 @@ def model_inputs(r, config, head, seed):
     if r.random() < 0.75:
         kinds = ["right", "left", "inside", "row"]
         has_conv = getattr(config, "conv_kernel_size", 0) > 0
-        inputs.mask(r.choice(kinds if has_conv or choices else [*kinds, "keys"]))
+        dtype = r.choice([torch.int64, torch.int64, torch.int32, torch.float32])
+        inputs.mask(r.choice(kinds if has_conv or choices else [*kinds, "keys"]), dtype)
     if config.type_vocab_size > 0 and r.random() < 0.7:
         inputs.types()
     if config.position_biased_input and r.random() < 0.3:
         inputs.positions()
+        if r.random() < 0.3 and not choices:
+            inputs.put("position_ids", inputs.tensors["position_ids"][:1].clone())
     if head != "base" and r.random() < 0.7:
         label_inputs(r, inputs, config, head)
     return inputs
 
 
 def draw(seed, head=None):
-    """(head, configuration, function from the loaded configuration to inputs, weight format, stored dtype, std)."""
+    """What the seed stands for, and a function from the loaded configuration to the inputs."""
     r = random.Random(seed)
     head = head or r.choice(HEADS)
-    config = configuration(r, head)
-    weights = r.choice(["safetensors", "safetensors", "sharded", "bin"])
-    dtype = r.choice(["float32", "float32", "float32", "bfloat16", "float16"])
-    std = r.choice([0.02, 0.1, 0.35, 0.35, 0.6])
-    return head, config, lambda c: model_inputs(r, c, head, seed), weights, dtype, std
+    what = {
+        "seed": seed, "head": head, "config": configuration(r, head),
+        "weights": r.choice(["safetensors", "safetensors", "sharded", "bin"]),
+        "dtype": r.choice(["float32", "float32", "float32", "bfloat16", "float16"]),
+        "std": r.choice([0.02, 0.1, 0.35, 0.35, 0.6]), "label_dtype": r.choice(["model", "model", "f32"]),
+    }  # fmt: skip
+    return what, lambda c: model_inputs(r, c, head, seed)
