@@ -28,7 +28,7 @@ HEADS = {
     "question-answering": deberta.DebertaV2ForQuestionAnswering,
     "multiple-choice": deberta.DebertaV2ForMultipleChoice,
 }
-PROFILE = "hf-5"
+PROFILE = "hf-5" if transformers.__version__ >= "5" else "hf-4"
 
 
 def write_model(case, folder, seed):
@@ -60,6 +60,7 @@ def read_model(case, folder):
 def forward(model, tensors, trace):
     """The outputs under the contract's names, and the trace if it is wanted."""
     options = dict(output_hidden_states=True, output_attentions=True, return_dict=True)
+    tensors = {k: v.clone() for k, v in tensors.items()}  # 4.x adds to inputs_embeds in place
     with torch.no_grad():
         if trace:
             with recording(model, model.config, deberta.DisentangledSelfAttention) as recorded:

@@ -16,8 +16,10 @@ from transformers.models.deberta_v2 import modeling_deberta_v2 as deberta
 
 import hf
 from common import FIXTURES, PRECISIONS, max_difference, save, write_manifest
+from hf_cases import V3, Case, Run, sizes
+from inputs import Inputs
 
-PROFILE = "hf-4"
+PROFILE = hf.PROFILE
 # Run → which precisions hold every intermediate.
 RUNS = {
     "base-v3/golden": ("f64",),
@@ -38,6 +40,12 @@ RUNS = {
     "question-answering/golden": (),
     "multiple-choice/golden": (),
 }
+# A file as 4.46 writes it, and 5 does not: the untied decoder shares `cls.predictions.bias`, and has no bias of its own.
+UNTIED = Case(
+    "masked-lm-untied", "masked-lm", {**V3, **sizes(2, 11, 23, 29, layers=1), "tie_word_embeddings": False},
+    "tie_word_embeddings false: a decoder.weight of its own, its bias is cls.predictions.bias",
+    {"golden": lambda c: Run(Inputs(c, 6000, 2, 7).ids().labels(0, c.vocab_size, ignored=(1, 2, 8)), "labels with −100")},
+)  # fmt: skip
 
 
 def read_model(entry, dtype):
@@ -82,6 +90,7 @@ def main():
     root.mkdir()
     newer = {e["name"]: e for e in json.loads((FIXTURES / "hf/manifest.json").read_text())["cases"]}
     entries = [make_run(newer[name], traced, root) for name, traced in RUNS.items()]
+    entries += hf.make_case(UNTIED, hf.SEED + 100, root)
     header = {
         "command": "python tools/goldens/hf4.py",
         "reference": "Hugging Face transformers, models/deberta_v2, model.eval(), on the model directories and inputs of fixtures/hf",

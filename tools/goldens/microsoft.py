@@ -104,7 +104,7 @@ def masked_lm_outputs(model, tensors):
 def head_outputs(head, model, tensors):
     if head == "enhanced-masked-lm":
         return masked_lm_outputs(model, tensors)
-    names = {"input_mask": "attention_mask", "type_ids": "token_type_ids", "labels": "labels"}
+    names = {"input_mask": "attention_mask", "type_ids": "token_type_ids", "position_ids": "position_ids", "labels": "labels"}
     given = {theirs: tensors[ours] for theirs, ours in names.items() if ours in tensors}
     out = model(tensors["input_ids"], **given)
     if isinstance(out, tuple):

@@ -17,6 +17,8 @@ class Verdict:
     limit: float
     reason: str = ""
     scale: float = 0.0  # max |reference|
+    in_f32: bool = False  # whether the reference computed it in f32
+    noise: float = 0.0  # for a loss in f32: the limit of the logits under it
 
     @property
     def ok(self):
@@ -24,8 +26,9 @@ class Verdict:
 
     @property
     def only_rounding(self):
-        """Beyond the factor, but within four units in the last place of the largest value: the reference was lucky."""
-        return not self.ok and self.precision == "f32" and self.error <= 4 * self.scale * 2.0**-23
+        """Computed in f32 (some losses are, in an f64 model too) and beyond the limit, but within four units in the last
+        place of the largest value, or, a loss, within the limit of its logits: the reference was lucky."""
+        return not self.ok and self.in_f32 and self.error <= max(4 * self.scale * 2.0**-23, self.noise)
 
 
 def distance(a, b):
@@ -42,9 +45,12 @@ def distance(a, b):
     return (d.max().item() if d.numel() else 0.0), ""
 
 
-def judge(ours, reference, precision):
-    """A verdict for each output. `reference` is {"f64": …, "f32": …}."""
-    verdicts = []
+def judge(ours, reference, precision, complete):
+    """A verdict for each output. `reference` is {"f64": …, "f32": …}; if `complete`, there must be no others."""
+    verdicts, noise = [], 0.0
+    if precision == "f32":
+        logits = [n for n in reference["f64"] if n.endswith("logits")]
+        noise = F32_FACTOR * max((distance(reference["f32"][n], reference["f64"][n])[0] for n in logits), default=0.0)
     for name, exact in reference["f64"].items():
         if precision == "f64":
             limit = F64_LIMIT
@@ -56,6 +62,7 @@ def judge(ours, reference, precision):
         error, reason = distance(ours[name], exact)
         finite = exact.double()[exact.double().isfinite()].abs()
         scale = finite.max().item() if finite.numel() else 0.0
-        verdicts.append(Verdict(name, precision, error, limit, reason, scale))
-    verdicts += [Verdict(n, precision, math.inf, 0.0, "not an output of the reference") for n in ours if n not in reference["f64"]]
-    return verdicts
+        in_f32 = reference[precision][name].dtype == torch.float32
+        verdicts.append(Verdict(name, precision, error, limit, reason, scale, in_f32, noise if name == "loss" else 0.0))
+    surplus = [n for n in ours if n not in reference["f64"]] if complete else []
+    return verdicts + [Verdict(n, precision, math.inf, 0.0, "not an output of the reference") for n in surplus]

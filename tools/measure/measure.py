@@ -36,6 +36,7 @@ def arguments():
     p.add_argument("--seed", type=int, default=1, help="the seed of the first draw; the next has the next number")
     p.add_argument("--head", help="this head alone")
     p.add_argument("--microsoft", metavar="DIR", help="measure against Microsoft's newest code, in this folder")
+    p.add_argument("--weights", help="this weight format alone: safetensors, sharded, bin")
     p.add_argument("--keep", type=Path, help="leave the files in this folder")
     p.add_argument("--json", type=Path, help="write every verdict to this file")
     p.add_argument("--attention", help="passed on to the program")
@@ -64,6 +65,7 @@ def measure(seed, options, reference, folder):
     """The draw with this seed: its description and its verdicts, or None and why it says nothing (the reference failed)."""
     drawn = reference.draw(seed, options.head)
     what = drawn[0]
+    what["weights"] = options.weights or what["weights"]
     try:
         inputs, outputs = reference.outputs(drawn, folder)
     except Exception as error:  # what the reference cannot run is no measure of ours, but it is counted and shown
@@ -75,7 +77,7 @@ def measure(seed, options, reference, folder):
         ours = run_ours(options, folder, what["head"], reference.profile, precision)
         if isinstance(ours, str):
             return what, [], ours
-        verdicts += judge(ours, outputs, precision)
+        verdicts += judge(ours, outputs, precision, reference.complete)
     return what, verdicts, ""
 
 

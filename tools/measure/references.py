@@ -18,6 +18,8 @@ from microsoft_cases import shape_of
 class HuggingFace:
     """transformers as installed: 5.x is profile hf-5, 4.46 and before hf-4."""
 
+    complete = True  # whether it returns all that `deberta-ref run` writes
+
     def __init__(self):
         self.profile = "hf-5" if transformers.__version__ >= "5" else "hf-4"
 
@@ -44,6 +46,7 @@ class Microsoft:
     """Microsoft's newest code, in `folder`."""
 
     profile = "microsoft"
+    complete = False
     # What the goldens hold besides the outputs of a run.
     BESIDES = ("embeddings", "position_embeddings", "emd_outputs", "replaced")
 

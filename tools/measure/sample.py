@@ -39,10 +39,10 @@ def relative_options(r, positions):
 
 
 def configuration(r, head):
-    heads, head_size = r.choice([1, 2, 3, 4, 5]), r.choice([3, 5, 7, 8, 11, 13, 16])
+    heads, head_size = r.choice([1, 2, 3, 4, 5]), r.choice([1, 3, 5, 7, 8, 11, 13, 16, 32])
     width, positions = heads * head_size, r.choice([11, 24, 37, 64, 150])
     config = {
-        "hidden_size": width, "num_attention_heads": heads, "intermediate_size": r.choice([17, 29, 48, 61]),
+        "hidden_size": width, "num_attention_heads": heads, "intermediate_size": r.choice([1, 17, 29, 48, 61]),
         "vocab_size": r.choice([13, 41, 97, 130]), "num_hidden_layers": r.choice([1, 1, 2, 3, 4]),
         "max_position_embeddings": positions, "type_vocab_size": r.choice([0, 0, 1, 2, 5]),
         "position_biased_input": r.random() < 0.4, "hidden_act": r.choice(ACTIVATIONS), "layer_norm_eps": r.choice([1e-7, 1e-7, 1e-12, 1e-5]),
@@ -126,6 +126,6 @@ def draw(seed, head=None):
         "seed": seed, "head": head, "config": configuration(r, head),
         "weights": r.choice(["safetensors", "safetensors", "sharded", "bin"]),
         "dtype": r.choice(["float32", "float32", "float32", "bfloat16", "float16"]),
-        "std": r.choice([0.02, 0.1, 0.35, 0.35, 0.6]), "label_dtype": r.choice(["model", "model", "f32"]),
+        "std": r.choice([0.02, 0.1, 0.35, 0.35, 0.6, 2.0]), "label_dtype": r.choice(["model", "model", "f32"]),
     }  # fmt: skip
     return what, lambda c: model_inputs(r, c, head, seed)
