@@ -210,20 +210,16 @@ fn head_parameters(list: &mut List, config: &DebertaV2Config, head: Head) {
         Head::MaskedLm if config.legacy => {
             let at = "cls.predictions";
             list.push(format!("{at}.bias"), vec![vocab], Role::Bias);
-            if !config.tie_word_embeddings {
-                // Untied, the decoder adds its own bias, and this one is left over.
-                list.last_is(Presence::Optional);
-            }
             list.linear(&format!("{at}.transform.dense"), width, hidden);
             list.layer_norm(&format!("{at}.transform.LayerNorm"), width);
             list.push(format!("{at}.decoder.weight"), vec![vocab, width], Role::Embedding);
             if config.tie_word_embeddings {
                 list.last_is(Presence::TiedTo("deberta.embeddings.word_embeddings.weight".to_owned()));
             }
+            // Where the file holds both, this one is added: transformers 5 tells them apart in an untied decoder, and
+            // transformers 4 saves the other alone.
             list.push(format!("{at}.decoder.bias"), vec![vocab], Role::Bias);
-            if config.tie_word_embeddings {
-                list.last_is(Presence::TiedTo(format!("{at}.bias")));
-            }
+            list.last_is(Presence::TiedTo(format!("{at}.bias")));
         }
         Head::MaskedLm | Head::EnhancedMaskedLm => {
             let at = "lm_predictions.lm_head";
