@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use deberta_ops::Hidden;
+pub use deberta_ops::Hidden;
 
 /// The precision in which the logarithm of a bucket is taken. It decides on which side of a whole number the quotient
 /// of two logarithms falls, and so, for some pairs of buckets and maximum, the bucket of a distance.

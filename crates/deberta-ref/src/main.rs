@@ -17,6 +17,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(commands::run::Args),
+    Profiles(commands::profiles::Args),
+    CompareProfiles(commands::compare_profiles::Args),
     Verify(commands::verify::Args),
     Compare(commands::compare::Args),
 }
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: anyhow::Result<ExitCode> = match cli.command {
         Command::Run(args) => commands::run::run(args),
+        Command::Profiles(args) => commands::profiles::run(args),
+        Command::CompareProfiles(args) => commands::compare_profiles::run(args),
         Command::Verify(args) => commands::verify::run(args),
         Command::Compare(args) => commands::compare::run(args),
     };

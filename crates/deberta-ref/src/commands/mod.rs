@@ -1,5 +1,7 @@
 //! The commands, one module each: its arguments (`Args`) and what it does (`run`).
 
 pub mod compare;
+pub mod compare_profiles;
+pub mod profiles;
 pub mod run;
 pub mod verify;
