@@ -236,6 +236,7 @@ def classification_cases():
         {
             "golden": lambda c: Run(text(c, 4400).float_labels((3, 5), "binary"), "zeros and ones"),
             "soft": lambda c: Run(text(c, 4401).float_labels((3, 5), "distribution"), "targets between 0 and 1"),
+            "f32-labels": lambda c: Run(text(c, 4402).float_labels((3, 5), "binary"), "labels in f32: the loss is f32 in an f64 model too", label_dtype="f32"),
         },
     )  # fmt: skip
 

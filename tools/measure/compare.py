@@ -26,9 +26,10 @@ class Verdict:
 
     @property
     def only_rounding(self):
-        """Computed in f32 (some losses are, in an f64 model too) and beyond the limit, but within four units in the last
-        place of the largest value, or, a loss, within the limit of its logits: the reference was lucky."""
-        return not self.ok and self.in_f32 and self.error <= max(4 * self.scale * 2.0**-23, self.noise)
+        """Beyond the limit, but within four units in the last place of the largest value in the precision that the
+        reference took (some losses are f32 in an f64 model too), or, a loss, within the limit of its logits."""
+        unit = 2.0**-23 if self.in_f32 else 2.0**-52
+        return not self.ok and self.error <= max(4 * self.scale * unit, self.noise)
 
 
 def distance(a, b):

@@ -1,7 +1,8 @@
 """Directories of full size with random weights: do they load and run, in what time and memory?"""
 
 import json
-import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -42,12 +43,19 @@ def write_directory(folder, config):
     return sum(t.numel() * 4 for t in weights.values())
 
 
+# A process inherits the peak of the one that starts it, so a small one has to: it prints seconds, peak and exit status.
+STARTER = """
+import json, os, sys, time
+start = time.monotonic()
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ), 0)
+print(json.dumps([time.monotonic() - start, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)]))
+"""
+
+
 def run(command):
     """Seconds, peak resident bytes and exit status of a command."""
-    start = time.monotonic()
-    pid = os.posix_spawn(command[0], command, dict(os.environ))
-    _, status, usage = os.wait4(pid, 0)
-    return time.monotonic() - start, usage.ru_maxrss * 1024, os.waitstatus_to_exitcode(status)
+    done = subprocess.run([sys.executable, "-S", "-c", STARTER, *command], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def reference_output(folder, inputs):

@@ -26,7 +26,9 @@ class HuggingFace:
     def draw(self, seed, head):
         what, build = sample.draw(seed, head)
         if self.profile == "hf-4":
-            what["config"]["legacy"] = True  # 4.46 has the one head
+            what["config"]["legacy"] = True  # 4.46 has the one head, and not every activation
+            if what["config"]["hidden_act"] == "hardswish":
+                what["config"]["hidden_act"] = "gelu"
         return what, build
 
     def outputs(self, drawn, folder):
@@ -38,7 +40,9 @@ class HuggingFace:
         inputs, outputs = {}, {}
         for precision, dtype in PRECISIONS.items():
             inputs[precision] = hf.inputs_in(run, dtype)
-            outputs[precision] = hf.forward(hf.read_model(case, folder).to(dtype), inputs[precision], False)[0]
+            named = hf.forward(hf.read_model(case, folder).to(dtype), inputs[precision], False)[0]
+            last = f"hidden_states.{what['config']['num_hidden_layers']}"
+            outputs[precision] = {"last_hidden_state": named[last], **named}  # which we write for every head
         return inputs, outputs
 
 
