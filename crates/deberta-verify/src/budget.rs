@@ -48,6 +48,8 @@ pub const OUTLIER_MARGIN: f64 = 1.15;
 /// The quantile that stands for the noise of a head, row or column, and what it is for a normal distribution of unit
 /// variance: a fifth of the elements may be wrong without moving it.
 pub const OUTLIER_QUANTILE: f64 = 0.8;
+/// Quantiles of n elements are themselves uncertain: the alarm is raised by a factor 1 + this/n.
+pub const OUTLIER_FEW: f64 = 24.0;
 /// The 0.8 quantile of |x| for a standard normal x.
 pub const OUTLIER_QUANTILE_OF_NORMAL: f64 = 1.281_551_565_5;
 /// Groups smaller than this have no quantiles worth the name; the outlier test does not look at them.

@@ -134,7 +134,8 @@ impl Errors {
             group_scale(layout, g, floor, relative, &mut scale);
         }
         let mut ratios: Vec<f64> = (0..self.error.len()).map(|k| relative(k) / scale[k]).collect();
-        let height = budget::OUTLIER_MARGIN * forecast_of_largest(&mut ratios);
+        let few = 1.0 + budget::OUTLIER_FEW / (layout.rows * layout.columns) as f64;
+        let height = budget::OUTLIER_MARGIN * few * forecast_of_largest(&mut ratios);
         Some(scale.iter().zip(&self.magnitude).map(|(s, m)| height * s * m).collect())
     }
 }

@@ -3,7 +3,8 @@
 //! Names are the module paths of Hugging Face's DeBERTa-v2 (`named_modules`), the names of the outputs
 //! (`hidden_states.1`, `logits`), and the finer steps of the attention (`….attention.self.c2p`). A module's output
 //! follows the outputs of its children. The relative rows come first in the encoder; the convolution follows layer 0;
-//! `hidden_states.i` follows what it is a copy of. A child that is not known stands after its parent; a name that is not
+//! `hidden_states.i` follows what it is a copy of. The passes of the enhanced mask decoder, `lm_predictions.emd.0` and
+//! `.1`, are layers of their own. A child that is not known stands after its parent; a name that is not
 //! known at all stands at the end, in natural order (`x.2` before `x.10`).
 
 use std::cmp::Ordering;
@@ -196,14 +197,14 @@ fn stage(s: &[&str]) -> (Vec<u32>, usize) {
             Some(i) => (vec![ENCODER_LAYERS, i, 1], 2),
             None => (vec![5, LAST], 1),
         },
-        ["enhanced_mask_decoder" | "emd", ..] => match number(s.get(1)) {
-            Some(i) => {
-                let (tail, used) = layer_stage(&s[2..]);
-                ([&[6, 1, i][..], &tail].concat(), 2 + used)
-            }
-            None if s.len() == 1 => (vec![6, UNKNOWN], 1),
-            None => (vec![6, 0], 1),
-        },
+        ["lm_predictions", "position_embeddings"] => (vec![6, 0, 0], 2),
+        ["lm_predictions", "z_states"] => (vec![6, 0, 1], 2),
+        ["lm_predictions", "emd", i, ..] if number(Some(&i)).is_some() => {
+            let (tail, used) = layer_stage(&s[3..]);
+            let pass = number(Some(&i)).unwrap_or_default();
+            ([&[6, 1, pass][..], &tail].concat(), 3 + used)
+        }
+        ["emd_outputs", i] => (vec![6, 1, number(Some(&i)).unwrap_or(LAST), LAST], 2),
         _ => head_stage(s, under),
     }
 }
@@ -372,12 +373,13 @@ mod tests {
         "deberta.encoder",
         "last_hidden_state",
         "deberta",
-        "enhanced_mask_decoder.z",
-        "enhanced_mask_decoder.0.attention.self.query_proj",
-        "enhanced_mask_decoder.0",
-        "enhanced_mask_decoder.1.attention.self.query_proj",
-        "enhanced_mask_decoder.1",
-        "enhanced_mask_decoder",
+        "lm_predictions.position_embeddings",
+        "lm_predictions.z_states",
+        "lm_predictions.emd.0.attention.self.query_proj",
+        "lm_predictions.emd.0",
+        "emd_outputs.0",
+        "lm_predictions.emd.1.attention.self.query_proj",
+        "lm_predictions.emd.1",
         "pooler.dense",
         "pooler",
         "classifier",
