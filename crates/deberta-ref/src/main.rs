@@ -21,6 +21,8 @@ enum Command {
     CompareProfiles(commands::compare_profiles::Args),
     Verify(commands::verify::Args),
     Compare(commands::compare::Args),
+    Tokenize(Box<commands::tokenize::Args>),
+    Decode(commands::decode::Args),
 }
 
 fn main() -> ExitCode {
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
         Command::CompareProfiles(args) => commands::compare_profiles::run(args),
         Command::Verify(args) => commands::verify::run(args),
         Command::Compare(args) => commands::compare::run(args),
+        Command::Tokenize(args) => commands::tokenize::run(*args),
+        Command::Decode(args) => commands::decode::run(args),
     };
     match outcome {
         Ok(code) => code,

@@ -2,6 +2,8 @@
 
 pub mod compare;
 pub mod compare_profiles;
+pub mod decode;
 pub mod profiles;
 pub mod run;
+pub mod tokenize;
 pub mod verify;

@@ -1,0 +1,62 @@
+//! `deberta-ref decode`: ids to text.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args as ClapArgs;
+use deberta_tokenizer::{Profile, Tokenizer};
+
+/// Turn ids into text.
+///
+/// One JSON array of ids a line goes in, one text a line comes out. A text with line breaks takes several lines; with
+/// --json-lines each text is a JSON string on one line.
+#[derive(ClapArgs)]
+pub struct Args {
+    /// A model directory, or one of the hub's cache (models--ORG--NAME)
+    #[arg(long, value_name = "DIR")]
+    model: PathBuf,
+    /// The ids, one JSON array a line; - is standard input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    /// The reference to be identical to: slow, hf-4-fast or hf-5 [default: slow where there is an spm.model]
+    #[arg(long)]
+    profile: Option<Profile>,
+    /// Leave out [CLS], [SEP], [PAD] and other special tokens
+    #[arg(long)]
+    skip_special_tokens: bool,
+    /// Print each text as a JSON string
+    #[arg(long)]
+    json_lines: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let tokenizer = Tokenizer::from_directory(&args.model, args.profile)?;
+    let (reader, name): (Box<dyn BufRead>, _) = if args.file == Path::new("-") {
+        (Box::new(BufReader::new(std::io::stdin())), "standard input".to_owned())
+    } else {
+        let file = File::open(&args.file).with_context(|| format!("cannot open {}", args.file.display()))?;
+        (Box::new(BufReader::new(file)), args.file.display().to_string())
+    };
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    for (i, line) in reader.split(b'\n').enumerate() {
+        let line = line.with_context(|| format!("cannot read {name}"))?;
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        let ids: Vec<u32> = serde_json::from_slice(&line)
+            .with_context(|| format!("{name}, line {}: is not a JSON array of ids", i + 1))?;
+        let text = tokenizer.decode(&ids, args.skip_special_tokens)?;
+        if args.json_lines {
+            serde_json::to_writer(&mut out, &text)?;
+        } else {
+            out.write_all(text.as_bytes())?;
+        }
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
