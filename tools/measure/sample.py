@@ -126,6 +126,6 @@ def draw(seed, head=None):
         "seed": seed, "head": head, "config": configuration(r, head),
         "weights": r.choice(["safetensors", "safetensors", "sharded", "bin"]),
         "dtype": r.choice(["float32", "float32", "float32", "bfloat16", "float16"]),
-        "std": r.choice([0.02, 0.1, 0.35, 0.35, 0.6, 2.0]), "label_dtype": r.choice(["model", "model", "f32"]),
+        "std": r.choice([0.02, 0.1, 0.35, 0.35, 0.6, 1.0]), "label_dtype": r.choice(["model", "model", "f32"]),
     }  # fmt: skip
     return what, lambda c: model_inputs(r, c, head, seed)
