@@ -43,24 +43,47 @@ pub(crate) fn sequence_classification_loss<T: Real>(
         Some(ProblemType::SingleLabelClassification) => {
             mean_cross_entropy("labels", &logits, labels, |l| l == IGNORED)?
         }
-        Some(ProblemType::MultiLabelClassification) => {
-            let targets = same_shape(&logits, labels)?;
-            let sum: f64 =
-                logits.iter().zip(&targets).map(|(&x, &t)| binary_cross_entropy_with_logits(x, t).wide()).sum();
-            T::of(sum / logits.len() as f64)
-        }
+        Some(ProblemType::MultiLabelClassification) => multi_label(&logits, labels)?,
     };
     Ok((logits.into_dyn(), loss))
+}
+
+/// The mean binary cross-entropy. PyTorch keeps its steps in the type of the labels: (1 − t), times x, less log σ(x),
+/// each rounded to `f32` where the labels are.
+fn multi_label<T: Real>(logits: &Array2<T>, labels: &Labels) -> Result<T, ModelError> {
+    let targets = same_shape(logits, labels)?;
+    let single = is_single(labels);
+    let each = |(&x, &t): (&T, &T)| {
+        if !single {
+            return binary_cross_entropy_with_logits(x, t).wide();
+        }
+        let log_sigmoid = -binary_cross_entropy_with_logits(x.wide(), 1.0);
+        to_single(to_single(to_single(1.0 - t.wide()) * x.wide()) - log_sigmoid)
+    };
+    let mean = logits.iter().zip(&targets).map(each).sum::<f64>() / logits.len() as f64;
+    Ok(T::of(if single { to_single(mean) } else { mean }))
+}
+
+fn is_single(labels: &Labels) -> bool {
+    matches!(labels, Labels::Float { single_precision: true, .. })
+}
+
+fn to_single(value: f64) -> f64 {
+    <f32 as Real>::of(value).into()
 }
 
 /// One number a sequence, and no `problem_type`: the logits are rounded to the labels' type and lose their last axis.
 fn undeclared_regression<T: Real>(logits: &Array2<T>, labels: &Labels) -> Result<(ArrayD<T>, T), ModelError> {
     let values = one_column::<T>(labels, logits.nrows())?;
-    let single = matches!(labels, Labels::Float { single_precision: true, .. });
-    let round = |v: T| if single { T::of(f64::from(<f32 as Real>::of(v.wide()))) } else { v };
-    let logits = logits.index_axis(Axis(1), 0).mapv(round);
-    let loss = mean_squared_error(logits.view().into_dyn(), values.view().into_dyn());
-    Ok((logits.into_dyn(), round(loss)))
+    let single = is_single(labels);
+    let round = |v: f64| if single { to_single(v) } else { v };
+    let logits = logits.index_axis(Axis(1), 0).mapv(|v| T::of(round(v.wide())));
+    let square = |(&x, &t): (&T, &T)| {
+        let difference = round(x.wide() - t.wide());
+        round(difference * difference)
+    };
+    let mean = logits.iter().zip(&values).map(square).sum::<f64>() / values.len() as f64;
+    Ok((logits.into_dyn(), T::of(round(mean))))
 }
 
 fn undeclared_classes<T: Real>(profile: &Profile, logits: &Array2<T>, labels: &Labels) -> Result<T, ModelError> {
