@@ -126,10 +126,7 @@ impl Activation {
                 gelu_tanh(x, FRAC_2_SQRT_PI * FRAC_1_SQRT_2)
             }
             Self::HardSwish => x * clip(x + 3.0, 0.0, 6.0) / 6.0,
-            Self::Laplace => {
-                let z = (x - 0.707_107) / (0.282_095 * SQRT_2);
-                0.5 * (1.0 + libm::erf(z))
-            }
+            Self::Laplace => 0.5 * (1.0 + libm::erf((x - LAPLACE_MEAN) / (LAPLACE_DEVIATION * SQRT_2))),
             Self::LeakyRelu => {
                 if x > 0.0 || x.is_nan() {
                     x
@@ -157,6 +154,11 @@ impl Activation {
         }
     }
 }
+
+/// μ and σ of `laplace`, as transformers rounds them.
+#[expect(clippy::approx_constant, reason = "six digits of 1/√2 are what the reference computes with")]
+const LAPLACE_MEAN: f64 = 0.707_107;
+const LAPLACE_DEVIATION: f64 = 0.282_095;
 
 fn gelu(x: f64) -> f64 {
     x * 0.5 * (1.0 + libm::erf(x * FRAC_1_SQRT_2))

@@ -77,7 +77,7 @@ impl DebertaV2Config {
 
     fn validate_heads(&self) -> Result<(), ConfigError> {
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
-        if width % heads != 0 {
+        if !width.is_multiple_of(heads) {
             return unusable("hidden_size", width, format!("it is not a multiple of `num_attention_heads`, {heads}"));
         }
         match self.attention_head_size {
@@ -111,14 +111,14 @@ impl DebertaV2Config {
         if self.conv_kernel_size == 0 {
             return Ok(());
         }
-        if self.conv_kernel_size % 2 == 0 {
+        if self.conv_kernel_size.is_multiple_of(2) {
             return unusable(
                 "conv_kernel_size",
                 self.conv_kernel_size,
                 "an even kernel shortens the sequence, so its output cannot be added to the layer's; use an odd one",
             );
         }
-        if self.conv_groups == 0 || self.hidden_size % self.conv_groups != 0 {
+        if self.conv_groups == 0 || !self.hidden_size.is_multiple_of(self.conv_groups) {
             return unusable(
                 "conv_groups",
                 self.conv_groups,
