@@ -1,5 +1,7 @@
 //! Bad input gets one clear sentence and a non-zero exit: never a panic, and never a file.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};

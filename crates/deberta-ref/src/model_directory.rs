@@ -29,8 +29,8 @@ pub struct ModelDirectory {
 
 /// The configurations of a directory.
 enum Configs {
-    One(DebertaV2Config),
-    Pair { generator: DebertaV2Config, discriminator: DebertaV2Config },
+    One(Box<DebertaV2Config>),
+    Pair { generator: Box<DebertaV2Config>, discriminator: Box<DebertaV2Config> },
 }
 
 const GENERATOR: &str = "generator.";
@@ -69,7 +69,8 @@ impl ModelDirectory {
         if let Configs::One(config) = &configs
             && [GENERATOR, DISCRIMINATOR].iter().all(|part| checkpoint.tensors().any(|t| t.name.starts_with(part)))
         {
-            let of = |part| DebertaV2Config { num_hidden_layers: layers(&checkpoint, part), ..config.clone() };
+            let of =
+                |part| Box::new(DebertaV2Config { num_hidden_layers: layers(&checkpoint, part), ..(**config).clone() });
             configs = Configs::Pair { generator: of(GENERATOR), discriminator: of(DISCRIMINATOR) };
         }
         // The classifier of a task; `mask_predictions.classifier` is another thing.
@@ -217,7 +218,9 @@ fn read_configs(file: &Path) -> Result<Configs, Error> {
 
 fn parse_configs(file: &Path, value: Value) -> Result<Configs, Error> {
     let parse = |value: &Value| {
-        DebertaV2Config::from_value(value.clone()).map_err(|source| Error::Config { path: file.to_owned(), source })
+        DebertaV2Config::from_value(value.clone())
+            .map(Box::new)
+            .map_err(|source| Error::Config { path: file.to_owned(), source })
     };
     match (value.get("generator"), value.get("discriminator")) {
         (Some(generator), Some(discriminator)) => {

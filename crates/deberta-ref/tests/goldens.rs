@@ -1,6 +1,8 @@
 //! The whole way from a model directory to outputs, against other people's programs: every output, and every
 //! intermediate that a golden holds.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::collections::BTreeMap;
 
 use deberta_checkpoint::Element;

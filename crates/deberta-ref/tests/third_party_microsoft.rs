@@ -3,6 +3,8 @@
 //!
 //! Their files name tensors `<model>/<precision>/<Microsoft's name>`, with the inputs under `in/`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;

@@ -142,7 +142,8 @@ fn print_table(args: &Args, head: Head, all: &[(Profile, Result<Vec<Apart>, Stri
                 continue;
             }
         };
-        let parts = |a: &&Apart| !(a.valid <= ROUNDING) || a.padded.is_some_and(|p| !(p <= ROUNDING));
+        let differs = |by: f64| by > ROUNDING || by.is_nan();
+        let parts = |a: &&Apart| differs(a.valid) || a.padded.is_some_and(differs);
         match rows.iter().find(parts) {
             None => println!("  the same to rounding"),
             Some(first) => println!("  parts at: {}", first.name),
