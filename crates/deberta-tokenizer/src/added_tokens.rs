@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use crate::files::Object;
+use crate::special_tokens::{SpecialTokens, TokenSpec};
 
 /// A token that is found in text as a whole, before the text is cut into pieces (`AddedToken` of transformers).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,33 @@ pub(crate) struct AddedTokens {
 }
 
 impl AddedTokens {
+    /// What the files add, with the ids they give; then the special tokens, each with the id of what reads like it, or
+    /// the next one that is free (`PreTrainedTokenizer._add_tokens` of transformers 4).
+    pub fn assign(special: &SpecialTokens, pieces: &HashMap<String, u32>) -> Self {
+        let mut added = Self::default();
+        for (id, token) in &special.added {
+            added.insert(*id, token.clone());
+        }
+        let mut next = added.vocabulary_size(pieces);
+        for token in special.all() {
+            let known = matches!(token, TokenSpec::Text(text) if added.id(text).is_some());
+            if known || token.content().is_empty() {
+                continue;
+            }
+            let id = added.id(token.content()).or_else(|| pieces.get(token.content()).copied()).unwrap_or_else(|| {
+                next += 1;
+                next as u32 - 1
+            });
+            added.insert(id, token.to_special());
+        }
+        added
+    }
+
+    /// The number of different tokens, these and the pieces.
+    pub fn vocabulary_size(&self, pieces: &HashMap<String, u32>) -> usize {
+        pieces.len() + self.ids.keys().filter(|text| !pieces.contains_key(*text)).count()
+    }
+
     /// Adds a token, or gives an id another one.
     pub fn insert(&mut self, id: u32, token: AddedToken) {
         self.trie.insert(&token.content);

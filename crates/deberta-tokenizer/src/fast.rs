@@ -12,6 +12,8 @@
 //! Sources: `convert_slow_tokenizer.py` (`SpmConverter`, `DebertaV2Converter`) and `tokenization_utils_fast.py` of 4.57;
 //! `tokenization_deberta_v2.py` and `tokenization_utils_tokenizers.py` of 5.23.
 
+use std::collections::HashMap;
+
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::unigram::Unigram;
 use tokenizers::normalizers::replace::ReplacePattern;
@@ -23,7 +25,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence as PreTokenizers;
 use tokenizers::tokenizer::{Decoder, Normalizer, SplitDelimiterBehavior};
 use tokenizers::{NormalizedString, NormalizerWrapper};
 
-use crate::added_tokens::AddedToken;
+use crate::added_tokens::{AddedToken, AddedTokens};
 use crate::encoding::Token;
 use crate::error::{Result, TokenizerError};
 use crate::files::TokenizerFiles;
@@ -38,7 +40,9 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct FastTokenizer {
     inner: tokenizers::Tokenizer,
     unk_id: Option<u32>,
-    profile: Profile,
+    /// What added tokens read, where that differs from what the library says: its version under transformers 4 says what
+    /// they read, the one here what they read normalized.
+    contents: HashMap<u32, String>,
 }
 
 impl FastTokenizer {
@@ -48,7 +52,7 @@ impl FastTokenizer {
         let mut inner = match (profile, &files.tokenizer_json) {
             (Profile::Hf5, _) => hf_5(files, special)?,
             (_, Some(json)) => tokenizers::Tokenizer::from_bytes(json).map_err(refused)?,
-            (_, None) => hf_4_fast(files)?,
+            (_, None) => hf_4_fast(files, special)?,
         };
         // Options of a call, not of the file.
         inner.with_truncation(None).map_err(refused)?;
@@ -57,7 +61,11 @@ impl FastTokenizer {
         inner.set_encode_special_tokens(files.flag("split_special_tokens", false)?);
         let unk = special.named("unk_token").map(TokenSpec::content);
         let unk_id = unk.and_then(|t| inner.token_to_id(t));
-        Ok(Self { inner, unk_id, profile })
+        let contents = match profile {
+            Profile::Hf5 => HashMap::new(),
+            _ => inner.get_added_tokens_decoder().into_iter().map(|(id, t)| (id, t.content)).collect(),
+        };
+        Ok(Self { inner, unk_id, contents })
     }
 
     /// The text's tokens.
@@ -86,7 +94,7 @@ impl FastTokenizer {
     }
 
     pub fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        self.contents.get(&id).cloned().or_else(|| self.inner.id_to_token(id))
     }
 
     pub fn known_id(&self, token: &str) -> Option<u32> {
@@ -120,15 +128,9 @@ impl FastTokenizer {
     /// Ids to text. Ids without a token are passed over.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
         let failed = |e: Error| TokenizerError::Encode { reason: e.to_string() };
-        if self.profile == Profile::Hf5 {
-            return self.inner.decode(ids, skip_special_tokens).map_err(failed);
-        }
-        // The library's version under transformers 4 decodes an added token to what it reads, where the one here decodes
-        // it to what it reads normalized.
         let added = self.inner.get_added_vocabulary();
-        let token = |id: &u32| self.inner.id_to_token(*id);
         let kept = |t: &String| !skip_special_tokens || !added.is_special_token(t);
-        let tokens: Vec<String> = ids.iter().filter_map(token).filter(kept).collect();
+        let tokens: Vec<String> = ids.iter().filter_map(|id| self.token(*id)).filter(kept).collect();
         match self.inner.get_decoder() {
             Some(decoder) => decoder.decode(tokens).map_err(failed),
             None => Ok(tokens.join(" ")),
@@ -162,7 +164,7 @@ pub(crate) struct FrameToken {
     pub sequence: Option<usize>,
 }
 
-fn hf_4_fast(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer> {
+fn hf_4_fast(files: &TokenizerFiles, special: &SpecialTokens) -> Result<tokenizers::Tokenizer> {
     let path = files.path("spm.model");
     let refused = |e: Error| TokenizerError::Fast { path: path.clone(), reason: e.to_string() };
     let spm = read_spm(files, Profile::Hf4Fast)?;
@@ -186,7 +188,9 @@ fn hf_4_fast(files: &TokenizerFiles) -> Result<tokenizers::Tokenizer> {
     steps.push(replace(" {2,}", " ").map_err(refused)?);
     finish(&mut tokenizer, steps, files, PrependScheme::Always).map_err(refused)?;
 
-    let id = |token: &str| tokenizer.token_to_id(token).or(unk_id);
+    // The frame has the ids of the slow tokenizer that this one is converted from, and these names whatever the files say.
+    let slow = AddedTokens::assign(special, &spm.ids);
+    let id = |token: &str| slow.id(token).or_else(|| spm.ids.get(token).copied()).or(Some(spm.unknown_id));
     let frame = template(("[CLS]", id("[CLS]")), ("[SEP]", id("[SEP]"))).map_err(refused)?;
     tokenizer.with_post_processor(Some(frame));
     Ok(tokenizer)
@@ -219,10 +223,10 @@ fn hf_5(files: &TokenizerFiles, special: &SpecialTokens) -> Result<tokenizers::T
     let scheme = if prefix { PrependScheme::Always } else { PrependScheme::First };
     finish(&mut tokenizer, steps, files, scheme).map_err(refused)?;
 
-    // The named and added tokens come before the control pieces; adding one twice does nothing.
     add_tokens(&mut tokenizer, special, Profile::Hf5).map_err(refused)?;
     if special.additional.is_none() {
-        tokenizer.add_tokens(control).map_err(refused)?;
+        let listed = |t: &tokenizers::AddedToken| special.added.iter().any(|(_, a)| a.content == t.content);
+        tokenizer.add_tokens(control.into_iter().filter(|t| !listed(t))).map_err(refused)?;
     }
     let named = |name: &str| {
         let token = special.named(name).map_or("None", TokenSpec::content);
@@ -311,7 +315,7 @@ fn template(cls: Named<'_>, sep: Named<'_>) -> Result<tokenizers::processors::te
 }
 
 /// Adds what the files add, by id, then the special tokens. The library gives new ones ids in this order, whatever id
-/// the files name, and passes over those it has.
+/// the files name; one that it has gets the flags given last.
 fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, special: &SpecialTokens, profile: Profile) -> Result<(), Error> {
     let mut added = special.added.clone();
     added.sort_by_key(|(id, _)| *id);
@@ -319,12 +323,24 @@ fn add_tokens(tokenizer: &mut tokenizers::Tokenizer, special: &SpecialTokens, pr
         Profile::Hf5 => NAMED.iter().any(|(name, _)| special.named(name).is_some_and(|t| t.content() == content)),
         _ => special.all().iter().any(|t| t.content() == content),
     };
+    let before = tokenizer.get_added_tokens_decoder();
+    let listed = |content: &str| {
+        before.values().any(|t| t.content == content) || special.added.iter().any(|(_, t)| t.content == content)
+    };
+    // transformers 4 looks a token with flags up as such, finds none, and adds it again.
+    let again = |t: &TokenSpec| profile != Profile::Hf5 && matches!(t, TokenSpec::Flagged(_));
+    let named = special.all().into_iter().filter(|t| again(t) || !listed(t.content())).map(TokenSpec::to_special);
     let added = added.into_iter().map(|(_, t)| AddedToken { special: t.special || is_special(&t.content), ..t });
-    let named = special.all().into_iter().map(TokenSpec::to_special);
-    let known: Vec<String> = tokenizer.get_added_tokens_decoder().into_values().map(|t| t.content).collect();
-    let fresh: Vec<tokenizers::AddedToken> =
-        added.chain(named).filter(|t| !known.contains(&t.content)).map(to_library).collect();
-    tokenizer.add_tokens(fresh)?;
+    let mut tokens: Vec<tokenizers::AddedToken> = added.chain(named).map(to_library).collect();
+    if profile != Profile::Hf5 {
+        // The library's version under transformers 4 goes on looking for a special token where it first did.
+        for i in 0..tokens.len() {
+            let same = |t: &&tokenizers::AddedToken| t.special && t.content == tokens[i].content;
+            let first = before.values().find(same).or(tokens[..i].iter().find(same)).map(|t| t.normalized);
+            tokens[i].normalized = first.unwrap_or(tokens[i].normalized);
+        }
+    }
+    tokenizer.add_tokens(tokens)?;
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Result, TokenizerError};
 use crate::files::TokenizerFiles;
 use crate::mapped::Mapped;
 use crate::profile::Profile;
-use crate::special_tokens::{SpecialTokens, TokenSpec};
+use crate::special_tokens::SpecialTokens;
 use crate::spm::{SPACE, SentencePiece, SpmPiece};
 use crate::unicode::{CharPositions, is_punctuation, is_python_space};
 
@@ -41,22 +41,7 @@ impl SlowTokenizer {
         let model =
             model.ok_or_else(|| TokenizerError::NeedsSpm { path: files.directory.clone(), profile: Profile::Slow })?;
         let spm = SentencePiece::read(model).map_err(|source| TokenizerError::Model { path, source })?;
-        let mut added = AddedTokens::default();
-        for (id, token) in &special.added {
-            added.insert(*id, token.clone());
-        }
-        let mut next = vocabulary_size(&spm, &added);
-        for token in special.all() {
-            let known = matches!(token, TokenSpec::Text(text) if added.id(text).is_some());
-            if known || token.content().is_empty() {
-                continue;
-            }
-            let id = added.id(token.content()).or_else(|| spm.id(token.content())).unwrap_or_else(|| {
-                next += 1;
-                next as u32 - 1
-            });
-            added.insert(id, token.to_special());
-        }
+        let added = AddedTokens::assign(special, spm.ids());
         let special_texts: Vec<String> = special.all().iter().map(|t| t.content().to_owned()).collect();
         let plain = added.tokens().map(|(_, t)| t).filter(|t| !t.special && t.is_normalized());
         let plain: Vec<String> = plain.map(|t| t.content.clone()).collect();
@@ -195,12 +180,12 @@ impl SlowTokenizer {
     }
 
     pub fn vocab_size(&self) -> usize {
-        self.spm.len()
+        self.spm.ids().len()
     }
 
     /// The number of different tokens, added ones included.
     pub fn len(&self) -> usize {
-        vocabulary_size(&self.spm, &self.added)
+        self.added.vocabulary_size(self.spm.ids())
     }
 
     /// The token of an id. An id beyond them all reads as the unknown token.
@@ -291,10 +276,6 @@ impl SlowTokenizer {
         text.push_str(&self.spm.decode(&pieces));
         text.trim_matches(is_python_space).to_owned()
     }
-}
-
-fn vocabulary_size(spm: &SentencePiece, added: &AddedTokens) -> usize {
-    spm.len() + added.iter().filter(|(text, _)| spm.id(text).is_none()).count()
 }
 
 enum Part<'a> {

@@ -6,7 +6,8 @@
 //! 2. With `added_tokens_decoder` there, the other files are not looked at.
 //! 3. Without it, `special_tokens_map.json` overrides 1; `added_tokens.json` gives further tokens, special if 1 names them;
 //!    and `added_tokens` of `tokenizer.json` gives further ones still, with their flags.
-//! 4. A special token that an added token reads like takes over that one's flags.
+//! 4. A special token that an added token reads like takes over that one's flags. Of those of `added_tokens.json`,
+//!    only in transformers 5.
 
 use serde_json::Value;
 
@@ -61,10 +62,13 @@ pub(crate) struct SpecialTokens {
     pub added: Vec<(u32, AddedToken)>,
 }
 
+/// The keys under which files list further special tokens, the old one and that of transformers 5.
+const ADDITIONAL: [&str; 2] = ["additional_special_tokens", "extra_special_tokens"];
+
 impl SpecialTokens {
     pub fn read(files: &TokenizerFiles, profile: Profile) -> Result<Self> {
-        let mut reader = Reader { files, profile, values: files.config.clone(), added: Vec::new() };
-        reader.read()
+        let values = files.config.clone();
+        Reader { files, profile, values, added: Vec::new(), flags_from: Vec::new() }.read()
     }
 
     /// The named token, such as `cls_token`.
@@ -91,11 +95,22 @@ struct Reader<'a> {
     /// `tokenizer_config.json`, overridden.
     values: Object,
     added: Vec<(u32, AddedToken)>,
+    /// The added tokens whose flags special tokens take over.
+    flags_from: Vec<AddedToken>,
 }
 
 impl Reader<'_> {
     fn read(&mut self) -> Result<SpecialTokens> {
         let config = "tokenizer_config.json";
+        let [old, new] = ADDITIONAL;
+        let is_empty =
+            |value: Option<&Value>| value.is_none_or(|v| v.is_null() || v.as_array().is_some_and(Vec::is_empty));
+        if self.profile == Profile::Hf5
+            && is_empty(self.values.get(new))
+            && let Some(list) = self.values.remove(old)
+        {
+            self.values.insert(new.to_owned(), list);
+        }
         let decoder = self.values.remove("added_tokens_decoder");
         if let Some(decoder) = decoder {
             let entries =
@@ -107,7 +122,9 @@ impl Reader<'_> {
                 let token = token
                     .as_object()
                     .ok_or_else(|| self.files.bad(config, format!("added token {id} is no object")))?;
-                self.add(id, AddedToken::read(token).map_err(|e| self.files.bad(config, e))?);
+                let token = AddedToken::read(token).map_err(|e| self.files.bad(config, e))?;
+                self.flags_from.push(token.clone());
+                self.add(id, token);
             }
         } else {
             self.override_by_map()?;
@@ -122,7 +139,7 @@ impl Reader<'_> {
                 Some(value) => Some(self.token(value, config, name)?),
             };
             if let Some(token) = slot
-                && let Some((_, added)) = self.added.iter().find(|(_, a)| a.content == token.content())
+                && let Some(added) = self.flags_from.iter().rfind(|a| a.content == token.content())
             {
                 *slot = Some(TokenSpec::Flagged(added.clone()));
             }
@@ -155,11 +172,20 @@ impl Reader<'_> {
                     AddedToken::read(&object).map_err(|e| self.files.bad(file, format!("{key}: {e}")))?;
                     Value::Object(object)
                 }
+                Value::Array(list) if *key == self.merged_key() => {
+                    let before = self.values.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+                    Value::Array(before.into_iter().chain(list.iter().cloned()).collect())
+                }
                 other => other.clone(),
             };
             self.values.insert(key.clone(), value);
         }
         Ok(())
+    }
+
+    /// The key whose list `special_tokens_map.json` adds to rather than replaces.
+    fn merged_key(&self) -> &'static str {
+        ADDITIONAL[usize::from(self.profile == Profile::Hf5)]
     }
 
     fn add_from_added_tokens(&mut self) -> Result<()> {
@@ -168,7 +194,7 @@ impl Reader<'_> {
             .iter()
             .filter_map(|(name, _)| self.values.get(*name))
             .filter_map(|v| content(v).map(str::to_owned))
-            .chain(self.additional()?.unwrap_or_default().iter().map(|t| t.content().to_owned()))
+            .chain(self.list(self.merged_key())?.unwrap_or_default().iter().map(|t| t.content().to_owned()))
             .collect();
         for (text, id) in self.files.added_tokens.iter().flatten() {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -194,30 +220,34 @@ impl Reader<'_> {
         for token in &parsed.added_tokens {
             let id = token.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
             let id = id.ok_or_else(|| self.files.bad(file, "an added token has no id"))?;
-            self.add(id, AddedToken::read(token).map_err(|e| self.files.bad(file, e))?);
+            let token = AddedToken::read(token).map_err(|e| self.files.bad(file, e))?;
+            self.flags_from.push(token.clone());
+            self.add(id, token);
         }
         Ok(())
     }
 
+    /// The further special tokens. In transformers 5 the list under the old key, where it is there at all by now, counts
+    /// only if there is none under the new one, and only without an `spm.model` to take it from instead.
     fn additional(&self) -> Result<Option<Vec<TokenSpec>>> {
-        let (config, old, new) = ("tokenizer_config.json", "additional_special_tokens", "extra_special_tokens");
-        let list = |key: &str| match self.values.get(key) {
-            Some(Value::Array(list)) => Some(list),
-            _ => None,
-        };
-        let found = match self.profile {
-            // transformers 5 renames the old key where the new one is empty.
-            Profile::Hf5 => list(new).filter(|l| !l.is_empty()).or(list(old)).or(list(new)),
-            _ => list(old),
-        };
-        let Some(found) = found else { return Ok(None) };
+        let [old, new] = ADDITIONAL;
+        if self.profile != Profile::Hf5 {
+            return self.list(old);
+        }
+        match self.list(new)? {
+            None if self.files.has_tokenizer_json() => self.list(old),
+            found => Ok(found),
+        }
+    }
+
+    /// The special tokens of a list; `None` where the key is not there, or is no list.
+    fn list(&self, key: &str) -> Result<Option<Vec<TokenSpec>>> {
+        let Some(Value::Array(list)) = self.values.get(key) else { return Ok(None) };
         let mut tokens = Vec::new();
-        for value in found {
-            let token = self.token(value, config, old)?;
-            let token = if let TokenSpec::Flagged(t) = token {
-                TokenSpec::Flagged(AddedToken { special: true, ..t })
-            } else {
-                token
+        for value in list {
+            let token = match self.token(value, "tokenizer_config.json", key)? {
+                TokenSpec::Flagged(token) => TokenSpec::Flagged(AddedToken { special: true, ..token }),
+                text => text,
             };
             if !tokens.contains(&token) {
                 tokens.push(token);

@@ -163,7 +163,7 @@ impl Tokenizer {
         let frame = if second.is_some() { &self.pair } else { &self.single };
         let Some(truncation) = &options.truncation else {
             let texts = [first, second.unwrap_or_default()];
-            return Ok(assemble(frame, texts, options.add_special_tokens));
+            return Ok(self.assemble(frame, texts, options));
         };
         let added = if options.add_special_tokens { frame.added() } else { 0 };
         let odd = if self.profile == Profile::Slow { OddToken::First } else { OddToken::Longer };
@@ -173,8 +173,7 @@ impl Tokenizer {
             Ok(windows(tokens.len(), keep, stride, side)?.into_iter().map(|w| tokens[w].to_vec()).collect())
         };
         let (firsts, seconds) = (cut(&first, keep_a)?, cut(&second.unwrap_or_default(), keep_b)?);
-        let window =
-            |a: &Vec<Token>, b: &Vec<Token>| assemble(frame, [a.clone(), b.clone()], options.add_special_tokens);
+        let window = |a: &Vec<Token>, b: &Vec<Token>| self.assemble(frame, [a.clone(), b.clone()], options);
         // The order of the tokenizers library: the later windows of the first text with all of the second, then its first.
         let order = firsts.iter().skip(1).chain(firsts.first());
         let mut all: Vec<Encoding> =
@@ -182,6 +181,26 @@ impl Tokenizer {
         let mut encoding = all.remove((firsts.len() - 1) * seconds.len());
         encoding.overflowing = all;
         Ok(encoding)
+    }
+
+    fn assemble(&self, frame: &Frame, texts: [Vec<Token>; 2], options: &EncodeOptions) -> Encoding {
+        let framed = options.add_special_tokens;
+        let mut encoding = Encoding::with_capacity(texts[0].len() + texts[1].len() + frame.0.len());
+        let mut texts = texts.map(Some);
+        for place in &frame.0 {
+            match place {
+                Place::Token { id, text, type_id } if framed => encoding.push_special(*id, text, *type_id),
+                Place::Token { .. } => {}
+                Place::Text { sequence, type_id } => {
+                    // Without special tokens, transformers 4's slow tokenizer gives both texts the type 0.
+                    let type_id = if framed || self.profile != Profile::Slow { *type_id } else { 0 };
+                    for token in texts[*sequence].take().unwrap_or_default() {
+                        encoding.push(token, *sequence as u8, type_id);
+                    }
+                }
+            }
+        }
+        encoding
     }
 
     fn tokens(&self, text: &str, options: &EncodeOptions) -> Result<Vec<Token>> {
@@ -428,23 +447,6 @@ fn read_frame(fast: &FastTokenizer, pair: bool) -> Result<Frame> {
         None => Place::Token { id: token.id, text: token.text, type_id: token.type_id },
     };
     Ok(Frame(fast.frame(pair)?.into_iter().map(place).collect()))
-}
-
-fn assemble(frame: &Frame, texts: [Vec<Token>; 2], add_special_tokens: bool) -> Encoding {
-    let mut encoding = Encoding::with_capacity(texts[0].len() + texts[1].len() + frame.0.len());
-    let mut texts = texts.map(Some);
-    for place in &frame.0 {
-        match place {
-            Place::Token { id, text, type_id } if add_special_tokens => encoding.push_special(*id, text, *type_id),
-            Place::Token { .. } => {}
-            Place::Text { sequence, type_id } => {
-                for token in texts[*sequence].take().unwrap_or_default() {
-                    encoding.push(token, *sequence as u8, *type_id);
-                }
-            }
-        }
-    }
-    encoding
 }
 
 /// Takes back spaces before punctuation and contractions (`clean_up_tokenization` of transformers).

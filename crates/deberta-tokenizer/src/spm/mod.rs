@@ -167,6 +167,11 @@ impl SentencePiece {
         self.ids.get(piece).copied()
     }
 
+    /// The pieces with their ids.
+    pub(crate) fn ids(&self) -> &HashMap<String, u32> {
+        &self.ids
+    }
+
     /// The id of the unknown piece.
     pub fn unknown_id(&self) -> u32 {
         self.unknown_id
