@@ -7,7 +7,7 @@
 //! | character map | by grapheme, the shortest string that starts it | none |
 //! | byte fallback | none | none |
 //! | space in front | always | always, or with `add_prefix_space: false` at the front of the text alone |
-//! | unknown id | of the trainer's settings | of the unknown token, if its score is 0, else of the trainer's settings |
+//! | unknown id | of the trainer's settings | of the unknown token, if its score is 0, else of the trainer's settings; with `tokenizer.json`, `unk_id` of `tokenizer_config.json`, else 1 |
 //!
 //! Sources: `convert_slow_tokenizer.py` (`SpmConverter`, `DebertaV2Converter`) and `tokenization_utils_fast.py` of 4.57;
 //! `tokenization_deberta_v2.py` and `tokenization_utils_tokenizers.py` of 5.23.
@@ -201,7 +201,7 @@ fn hf_5(files: &TokenizerFiles, special: &SpecialTokens) -> Result<tokenizers::T
     let path = files.path(file);
     let refused = |e: Error| TokenizerError::Fast { path: path.clone(), reason: e.to_string() };
     let (vocabulary, unk_id, control) = match &files.tokenizer_json {
-        Some(json) => (json_vocabulary(files, json)?, 1, Vec::new()),
+        Some(json) => (json_vocabulary(files, json)?, unk_id_of_config(files)?, Vec::new()),
         None => {
             let spm = read_spm(files, Profile::Hf5)?;
             (vocabulary(&spm), spm.trainer.unk_id(), control_pieces(&spm))
@@ -274,6 +274,12 @@ fn json_vocabulary(files: &TokenizerFiles, json: &[u8]) -> Result<Vocabulary> {
         files.bad("tokenizer.json", format!("is not a unigram tokenizer, whose vocabulary is a list: {e}"))
     })?;
     Ok(parsed.model.vocab)
+}
+
+fn unk_id_of_config(files: &TokenizerFiles) -> Result<i32> {
+    let Some(value) = files.config.get("unk_id") else { return Ok(1) };
+    let id = value.as_i64().and_then(|id| i32::try_from(id).ok());
+    id.ok_or_else(|| files.bad("tokenizer_config.json", format!("unk_id is {value}, not an id")))
 }
 
 fn unigram(vocabulary: Vocabulary, unk_id: Option<u32>) -> Result<tokenizers::Tokenizer, Error> {
