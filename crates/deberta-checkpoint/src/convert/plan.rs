@@ -310,7 +310,10 @@ fn parameters(config: &DebertaV2Config, head: Head, names: &name_map::Names) -> 
     for config in [config, &other_legacy] {
         for head in Head::ALL {
             for mut parameter in schema(config, head) {
-                if names.shape(&parameter.name).is_some() && taken.insert(parameter.name.clone()) {
+                // The head's other name claims what the checkpoint has under this one, unless it has both.
+                let renamed = name_map::other_lm_head(&parameter.name)
+                    .is_some_and(|other| taken.contains(other) && names.shape(other).is_none());
+                if names.shape(&parameter.name).is_some() && !renamed && taken.insert(parameter.name.clone()) {
                     if parameter.presence == Presence::Required {
                         parameter.presence = Presence::Optional;
                     }

@@ -14,4 +14,4 @@ pub use rules::{Family, Transform};
 
 pub(crate) use canonical::own_name;
 pub(crate) use names::Names;
-pub(crate) use rules::to_microsoft;
+pub(crate) use rules::{other_lm_head, to_microsoft};

@@ -6,7 +6,7 @@ use std::fmt;
 use deberta_model::{DebertaV2Config, Head, Parameter, Presence, Role, schema};
 
 use super::canonical::{Target, family_of, is_float, targets};
-use super::rules::{Family, LM_HEAD, NOT_NEEDED, Transform};
+use super::rules::{Family, NOT_NEEDED, Transform, other_lm_head};
 use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::Error;
 use crate::view::{Dim, View};
@@ -196,13 +196,20 @@ pub fn map_part(
     config: &DebertaV2Config,
     parameters: Vec<Parameter>,
 ) -> Result<(Resolved, Vec<Unmet>), Error> {
+    let ties: Vec<(String, String)> = parameters
+        .iter()
+        .filter_map(|p| match &p.presence {
+            Presence::TiedTo(partner) => Some((p.name.clone(), partner.clone())),
+            _ => None,
+        })
+        .collect();
     let mut resolver = Resolver::new(checkpoint, part, config, &parameters);
     resolver.collect();
     for parameter in parameters {
         resolver.serve(parameter)?;
     }
     let Resolver { family, mut mapped, leftover, mut unmet, .. } = resolver;
-    settle_ties(&mut mapped, &mut unmet);
+    settle_ties(&ties, &mut mapped, &mut unmet);
     Ok((Resolved { family, mapped, leftover }, unmet))
 }
 
@@ -266,9 +273,7 @@ impl<'c> Resolver<'c> {
 
     /// The other name of a parameter of the language-modelling head, where the schema has that one.
     fn other_lm_head(&self, name: &str) -> Option<String> {
-        let (legacy, current) = LM_HEAD.iter().find(|(a, b)| *a == name || *b == name)?;
-        let other = if *legacy == name { current } else { legacy };
-        self.by_name.contains_key(*other).then(|| (*other).to_owned())
+        other_lm_head(name).filter(|other| self.by_name.contains_key(*other)).map(str::to_owned)
     }
 
     fn serve(&mut self, parameter: Parameter) -> Result<(), Error> {
@@ -349,24 +354,23 @@ impl<'c> Resolver<'c> {
 }
 
 /// A tied parameter may be absent where its partner is present, either way round.
-fn settle_ties(mapped: &mut Vec<Mapping>, unmet: &mut Vec<Unmet>) {
-    let ties: Vec<(String, String)> = mapped
-        .iter()
-        .filter_map(|m| match &m.parameter.presence {
-            Presence::TiedTo(partner) => Some((m.parameter.name.clone(), partner.clone())),
-            _ => None,
-        })
-        .collect();
+fn settle_ties(ties: &[(String, String)], mapped: &mut Vec<Mapping>, unmet: &mut Vec<Unmet>) {
+    let missing = |name: &String| Unmet::Missing { parameter: name.clone() };
     for (tied, partner) in ties {
-        let missing = Unmet::Missing { parameter: partner.clone() };
-        let Some(place) = unmet.iter().position(|u| *u == missing) else { continue };
-        let Some(held) = mapped.iter().find(|m| m.parameter.name == tied).cloned() else { continue };
-        unmet.remove(place);
-        let mut standing = held;
-        standing.parameter.name.clone_from(&partner);
-        standing.parameter.presence = Presence::Required;
-        standing.tensor.name = partner;
-        mapped.push(standing);
+        let held = |mapped: &[Mapping], name: &String| mapped.iter().position(|m| m.parameter.name == *name);
+        match (held(mapped, tied), held(mapped, partner)) {
+            (None, Some(_)) => unmet.retain(|u| *u != missing(tied)),
+            (Some(at), None) => {
+                let Some(place) = unmet.iter().position(|u| *u == missing(partner)) else { continue };
+                unmet.remove(place);
+                let mut standing = mapped[at].clone();
+                standing.parameter.name.clone_from(partner);
+                standing.parameter.presence = Presence::Required;
+                standing.tensor.name.clone_from(partner);
+                mapped.push(standing);
+            }
+            _ => {}
+        }
     }
 }
 

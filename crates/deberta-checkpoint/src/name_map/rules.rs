@@ -194,3 +194,8 @@ pub(crate) const NOT_NEEDED: &[(&str, &str)] = &[
 pub(crate) fn to_microsoft(name: &str) -> &str {
     LM_HEAD.iter().find(|(hf, _)| *hf == name).map_or(name, |(_, microsoft)| microsoft)
 }
+
+/// The other name of a parameter of the language-modelling head.
+pub(crate) fn other_lm_head(name: &str) -> Option<&'static str> {
+    LM_HEAD.iter().find_map(|(a, b)| if *a == name { Some(*b) } else { (*b == name).then_some(*a) })
+}
