@@ -19,7 +19,17 @@ pub(crate) const SLACK: u64 = 16 << 20;
 /// A file mapped read-only. While it is mapped nobody may shorten it; a writer that replaces it by renaming does no harm.
 pub(crate) struct MappedFile {
     pub path: PathBuf,
-    map: Option<Mmap>,
+    map: Option<Arc<Mmap>>,
+}
+
+/// A file's bytes, for libraries that want to own what they read.
+#[derive(Clone)]
+pub(crate) struct SharedBytes(Option<Arc<Mmap>>);
+
+impl AsRef<[u8]> for SharedBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_deref().map_or(&[], |map| map)
+    }
 }
 
 impl MappedFile {
@@ -36,12 +46,17 @@ impl MappedFile {
         // SAFETY: the map is only read. A file that another process truncates meanwhile ends this process by a signal,
         // as it would any program that maps files; it cannot corrupt its memory.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path, "map"))?;
-        Ok(Self { path: path.into(), map: Some(map) })
+        Ok(Self { path: path.into(), map: Some(Arc::new(map)) })
     }
 
     /// The whole file.
     pub fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or(&[])
+        self.map.as_deref().map_or(&[], |map| map)
+    }
+
+    /// The whole file, kept mapped for as long as the result lives.
+    pub fn shared(&self) -> SharedBytes {
+        SharedBytes(self.map.clone())
     }
 
     /// Its size in bytes.

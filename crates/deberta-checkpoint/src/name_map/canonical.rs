@@ -2,7 +2,9 @@
 
 use safetensors::Dtype;
 
-use super::rules::{BEGINNINGS, ENDINGS, Family, MICROSOFT, PREFIXES, Rule, TENSORFLOW, TENSORFLOW_ENDINGS, Transform};
+use super::rules::{
+    BEGINNINGS, ENDINGS, Family, MICROSOFT, PREFIXES, Rule, TENSORFLOW, TENSORFLOW_ENDINGS, TENSORFLOW_ROOTS, Transform,
+};
 use crate::checkpoint::Checkpoint;
 
 /// What a name of a checkpoint may become.
@@ -100,11 +102,11 @@ fn unwrapped(name: &str) -> String {
 fn tensorflow(name: &str) -> (String, Transform) {
     let name = name.strip_suffix(":0").unwrap_or(name);
     let mut parts: Vec<&str> = name.split('/').collect();
-    // The scopes before the model's own layers: the model's class, and in HDF5 the group of the layer before that.
-    if let Some(class) =
-        parts.iter().rposition(|p| p.starts_with("tf_deberta") || *p == "model" || p.starts_with("tf_debert"))
-    {
+    // The scopes before the model's own: the model's class or name, and in HDF5 the group of the layer before that.
+    if let Some(class) = parts.iter().rposition(|p| p.starts_with("tf_deberta")) {
         parts.drain(..=class);
+    } else if let Some(start) = TENSORFLOW_ROOTS.iter().find_map(|root| parts.iter().rposition(|p| p == root)) {
+        parts.drain(..start);
     }
     let mut name = parts.join(".").replace(".layer_._", ".layer.");
     let mut transform = Transform::Same;

@@ -167,6 +167,10 @@ pub(crate) const TENSORFLOW_ENDINGS: &[(&str, &str, Transform)] = &[
     (".rel_embeddings..weight", ".rel_embeddings.weight", Same),
 ];
 
+/// The scopes that a model's variables begin with, below whatever the model is called.
+pub(crate) const TENSORFLOW_ROOTS: &[&str] =
+    &["deberta", "cls", "lm_predictions", "mask_predictions", "pooler", "qa_outputs", "classifier"];
+
 /// The language-modelling head has two names in Hugging Face's classes, by `legacy`; Microsoft's programs know the second.
 /// The operations are the same: dense, activation, layer norm, product with the word embeddings, bias.
 pub(crate) const LM_HEAD: &[(&str, &str)] = &[
