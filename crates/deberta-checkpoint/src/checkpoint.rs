@@ -124,6 +124,8 @@ pub struct Checkpoint {
     storages: Storages,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
+    /// Tensors that are the sum of two others; see [`shared_embeddings`].
+    derived: Vec<TensorInfo>,
     /// Names that stand for another tensor of this checkpoint, from its metadata.
     links: BTreeMap<String, String>,
     others: Vec<Other>,
@@ -242,6 +244,7 @@ impl Checkpoint {
             return Err(Error::OutOfProportion { path: first, what, bytes: total, file_bytes });
         }
         let links = take_links(&mut metadata, &by_name);
+        let derived = shared_embeddings(&tensors, &by_name, &mut storages);
         // The single zero behind parameters that old checkpoints leave out; see `TensorInfo::zeros`.
         storages.push(Storage {
             file: 0,
@@ -253,7 +256,7 @@ impl Checkpoint {
         });
         tensors.shrink_to_fit();
         let storages = Storages::new(files, storages);
-        Ok(Self { path: path.to_owned(), format, storages, tensors, by_name, links, others, metadata, config })
+        Ok(Self { path: path.to_owned(), format, storages, tensors, by_name, derived, links, others, metadata, config })
     }
 
     /// What was opened.
@@ -279,6 +282,11 @@ impl Checkpoint {
     /// Every tensor, in the order of the file.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         self.tensors.iter()
+    }
+
+    /// Embeddings that a discriminator shares with its generator: not in the file as such, but the sum of two that are.
+    pub(crate) fn derived(&self) -> &[TensorInfo] {
+        &self.derived
     }
 
     /// The tensor of that name. Names that the file's metadata declares equal to another's count.
@@ -468,6 +476,44 @@ fn check_tensor(tensor: &TensorInfo, storage: &Storage, path: &Path) -> Result<(
         return Err(damaged(problem));
     }
     Ok(())
+}
+
+/// Gradient-disentangled embedding sharing: a discriminator is trained as a difference, `_weight`, to its generator's
+/// embeddings, and computes with the sum. Where a file holds both models and not the sum, the sum is derived.
+///
+/// Reference: Microsoft's `DeBERTa/apps/tasks/rtd_task.py` (`discriminator_fw`).
+fn shared_embeddings(
+    tensors: &[TensorInfo],
+    by_name: &HashMap<String, usize>,
+    storages: &mut Vec<Storage>,
+) -> Vec<TensorInfo> {
+    let mut derived = Vec::new();
+    for difference in tensors {
+        let Some((before, module)) = difference.name.strip_suffix("_weight").and_then(|n| n.split_once("discriminator."))
+        else {
+            continue;
+        };
+        let generator = by_name.get(&format!("{before}generator.{module}weight")).map(|&i| &tensors[i]);
+        let name = format!("{before}discriminator.{module}weight");
+        let Some(generator) = generator.filter(|g| g.shape == difference.shape && !by_name.contains_key(&name)) else {
+            continue;
+        };
+        if (generator.dtype, difference.dtype) != (Dtype::F32, Dtype::F32) {
+            continue;
+        }
+        let Some(view) = View::row_major(&difference.shape, 0) else { continue };
+        let storage = storages.len();
+        storages.push(Storage {
+            file: storages[difference.storage].file,
+            entry: name.clone(),
+            len: difference.byte_len() as u64,
+            big_endian: false,
+            checksum: None,
+            kind: Kind::Sum(Box::new([generator.clone(), difference.clone()])),
+        });
+        derived.push(TensorInfo { name, dtype: Dtype::F32, storage, view, ..difference.clone() });
+    }
+    derived
 }
 
 /// Moves entries that map an absent name to a present tensor out of the metadata: that is how safetensors files note an

@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::Read;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::Mmap;
 
+use crate::checkpoint::TensorInfo;
 use crate::error::Error;
 
 /// What decoded data may take beyond the size of the file it comes from.
@@ -89,6 +90,8 @@ pub(crate) enum Kind {
     Deflated(Range<usize>),
     /// Made up, such as the single zero behind a bias that old checkpoints do not hold.
     Inline(Vec<u8>),
+    /// The sum of two tensors of f32, element by element; see `Checkpoint::derived`.
+    Sum(Box<[TensorInfo; 2]>),
     /// Decoded by the format's own reader.
     Decoded(Box<dyn Decode>),
 }
@@ -151,11 +154,11 @@ impl Storages {
         if let Kind::Inline(bytes) = &storage.kind {
             return Ok(StorageBytes::Mapped(bytes));
         }
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some((_, bytes)) = last.as_ref().filter(|(i, _)| *i == index) {
+        if let Some((_, bytes)) = self.last().as_ref().filter(|(i, _)| *i == index) {
             return Ok(StorageBytes::Decoded(Arc::clone(bytes)));
         }
-        *last = None;
+        // One at a time: what is there gives way before the next is decoded.
+        *self.last() = None;
         if storage.len > file.len() + SLACK {
             return Err(Error::OutOfProportion {
                 path: file.path.clone(),
@@ -164,19 +167,45 @@ impl Storages {
                 file_bytes: file.len(),
             });
         }
-        let decoded = match &storage.kind {
-            Kind::Deflated(range) => inflate(&storage.entry, storage.len, file, &file.bytes()[range.clone()])?,
-            Kind::Decoded(decoder) => decoder.decode(&self.files)?,
-            Kind::Mapped(_) | Kind::Inline(_) => unreachable!("returned above"),
-        };
+        let decoded = Arc::new(self.decode(storage, file)?);
         if decoded.len() as u64 != storage.len {
             let problem =
                 format!("{} holds {} bytes where {} were promised", storage.entry, decoded.len(), storage.len);
             return Err(Error::damaged(&file.path, "checkpoint", problem));
         }
-        let decoded = Arc::new(decoded);
-        *last = Some((index, Arc::clone(&decoded)));
+        *self.last() = Some((index, Arc::clone(&decoded)));
         Ok(StorageBytes::Decoded(decoded))
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<(usize, Arc<Vec<u8>>)>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn decode(&self, storage: &Storage, file: &MappedFile) -> Result<Vec<u8>, Error> {
+        match &storage.kind {
+            Kind::Mapped(range) => Ok(file.bytes()[range.clone()].to_vec()),
+            Kind::Inline(bytes) => Ok(bytes.clone()),
+            Kind::Deflated(range) => inflate(&storage.entry, storage.len, file, &file.bytes()[range.clone()]),
+            Kind::Decoded(decoder) => decoder.decode(&self.files),
+            Kind::Sum(tensors) => {
+                let mut sum = self.gather(&tensors[0])?;
+                let other = self.gather(&tensors[1])?;
+                for (a, b) in sum.as_chunks_mut::<4>().0.iter_mut().zip(other.as_chunks::<4>().0) {
+                    *a = (f32::from_le_bytes(*a) + f32::from_le_bytes(*b)).to_le_bytes();
+                }
+                Ok(sum)
+            }
+        }
+    }
+
+    /// The elements of a tensor of f32, one after the other.
+    fn gather(&self, tensor: &TensorInfo) -> Result<Vec<u8>, Error> {
+        let mut out = vec![0; tensor.byte_len()];
+        tensor.view.gather(&self.bytes(tensor.storage)?, 4, 0..tensor.elements(), &mut out);
+        if self.list[tensor.storage].big_endian {
+            out.as_chunks_mut::<4>().0.iter_mut().for_each(|n| n.reverse());
+        }
+        Ok(out)
     }
 
     /// Checks the checksum that the format keeps of a storage. Storages without one pass.

@@ -34,6 +34,10 @@ pub struct Arguments {
     #[arg(long, value_enum, default_value_t = UnknownArgument::Auto)]
     pub unknown: UnknownArgument,
 
+    /// Which model of a file that holds both: discriminator or generator [default: discriminator]
+    #[arg(long, value_name = "NAME")]
+    pub part: Option<String>,
+
     /// The configuration to use instead of the config.json beside the source
     #[arg(long, value_name = "FILE.json")]
     pub config: Option<PathBuf>,
@@ -113,6 +117,7 @@ impl Arguments {
             source: self.source.clone(),
             output: self.output.clone(),
             config: self.config.clone(),
+            part: self.part.clone(),
             dtype: match self.dtype {
                 DtypeArgument::Keep => OutputDtype::Keep,
                 DtypeArgument::F32 => OutputDtype::F32,

@@ -73,6 +73,8 @@ pub struct Options {
     pub output: PathBuf,
     /// A `config.json` to use instead of the one beside the source.
     pub config: Option<PathBuf>,
+    /// Of a file that holds several models, which: `discriminator` or `generator`; `None`: the discriminator.
+    pub part: Option<String>,
     /// The type of floating-point tensors.
     pub dtype: OutputDtype,
     /// Whose names.

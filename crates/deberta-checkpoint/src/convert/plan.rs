@@ -14,6 +14,9 @@ use crate::checkpoint::{Checkpoint, TensorInfo};
 use crate::error::Error;
 use crate::name_map::{self, Family, Leftover, Mapping, MappingProblems, Reason};
 
+/// The rule of embeddings that are nowhere in the source as such.
+const SUM: &str = "the generator's embeddings plus the discriminator's difference";
+
 /// The largest file in a model directory, as Hugging Face has it.
 const SHARD: u64 = 5_000_000_000;
 
@@ -84,7 +87,8 @@ pub(crate) struct Plan {
 
 /// Plans a conversion.
 pub(crate) fn plan(checkpoint: &Checkpoint, options: &Options, target: &Target) -> Result<Plan, Error> {
-    let names = name_map::Names::of(checkpoint);
+    let part = part(checkpoint, options)?;
+    let names = name_map::Names::of(checkpoint, part);
     let mut plan = Plan {
         tensors: Vec::new(),
         shards: Vec::new(),
@@ -101,7 +105,7 @@ pub(crate) fn plan(checkpoint: &Checkpoint, options: &Options, target: &Target) 
     };
     match options.names {
         Names::Keep => plan.keep_all(checkpoint, options)?,
-        Names::Hf | Names::Microsoft => plan.rename(checkpoint, options, &names)?,
+        Names::Hf | Names::Microsoft => plan.rename(checkpoint, options, part, &names)?,
     }
     for other in checkpoint.others() {
         let why = if other.is_tensor {
@@ -158,7 +162,7 @@ impl Plan {
         for tensor in checkpoint.tensors().filter(|t| !self.ties.contains_key(&t.name)) {
             self.tensors.push(unchanged(tensor, tensor.name.clone(), options, "same"));
         }
-        let names = name_map::Names::of(checkpoint);
+        let names = name_map::Names::of(checkpoint, "");
         if let Ok(found) = config::find(checkpoint, options, &names)
             && !found.inferred
         {
@@ -169,14 +173,20 @@ impl Plan {
     }
 
     /// Everything under Hugging Face's or Microsoft's names.
-    fn rename(&mut self, checkpoint: &Checkpoint, options: &Options, names: &name_map::Names) -> Result<(), Error> {
+    fn rename(
+        &mut self,
+        checkpoint: &Checkpoint,
+        options: &Options,
+        part: &str,
+        names: &name_map::Names,
+    ) -> Result<(), Error> {
         let mut found = config::find(checkpoint, options, names)?;
         let set = config::complete(&mut found, names);
         let model = DebertaV2Config::from_value(Value::Object(found.value.clone()))
             .map_err(|source| Error::Config { path: found.path.clone(), source: Box::new(source) })?;
         let head = config::head(&found.value, names);
         let parameters = parameters(&model, head, names);
-        let (resolved, unmet) = name_map::map_parameters(checkpoint, &model, parameters)?;
+        let (resolved, unmet) = name_map::map_part(checkpoint, part, &model, parameters)?;
         if !unmet.is_empty() {
             let problems = Box::new(MappingProblems { unmet, leftover: resolved.leftover });
             return Err(Error::Mapping { path: checkpoint.path().into(), problems });
@@ -189,7 +199,7 @@ impl Plan {
         }
         self.head = Some(head);
         self.place(checkpoint, options, resolved.mapped)?;
-        self.leave(checkpoint, options, resolved.leftover);
+        self.leave(checkpoint, options, part, resolved.leftover);
         let value = config::output(&model, &found, head, options);
         self.config = Some((value, ConfigReport { from: found.from, set }));
         Ok(())
@@ -216,20 +226,21 @@ impl Plan {
             }
             let source = mapping.source.as_deref().and_then(|s| checkpoint.get(s)).cloned();
             let dtype = dtype::output_dtype(mapping.tensor.dtype, options.dtype);
-            let rule = mapping.transform.name().to_owned();
+            let derived = mapping.source.is_some() && source.is_none();
+            let rule = if derived { SUM } else { mapping.transform.name() }.to_owned();
             self.tensors.push(Planned { name, tensor: mapping.tensor.clone(), source, rule, dtype });
         }
         Ok(())
     }
 
     /// Keeps or drops what became no parameter.
-    fn leave(&mut self, checkpoint: &Checkpoint, options: &Options, leftover: Vec<Leftover>) {
+    fn leave(&mut self, checkpoint: &Checkpoint, options: &Options, part: &str, leftover: Vec<Leftover>) {
         let containers: HashSet<String> =
             self.tensors.iter().filter_map(|t| t.source.as_ref()).map(|s| s.container().to_owned()).collect();
         let taken: HashSet<String> = self.tensors.iter().map(|t| t.name.clone()).collect();
         for Leftover { name, reason } in leftover {
             let Some(tensor) = checkpoint.get(&name) else { continue };
-            let beside = containers.contains(tensor.container());
+            let beside = name.starts_with(part) && containers.contains(tensor.container());
             let keep = reason == Reason::Unknown
                 && match options.unknown {
                     Unknown::Auto => beside,
@@ -294,6 +305,17 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Which of several models is converted, as the beginning of its names.
+fn part(checkpoint: &Checkpoint, options: &Options) -> Result<&'static str, Error> {
+    let parts = name_map::parts(checkpoint);
+    let Some(wanted) = &options.part else { return Ok(parts.first().copied().unwrap_or_default()) };
+    let found = parts.iter().copied().find(|p| p.trim_end_matches('.') == wanted);
+    found.ok_or_else(|| Error::NotDeberta {
+        path: checkpoint.path().into(),
+        why: format!("it holds no part called {wanted}; its parts: {}", if parts.is_empty() { "none".into() } else { parts.join(", ") }),
+    })
 }
 
 fn unchanged(tensor: &TensorInfo, name: String, options: &Options, rule: &str) -> Planned {

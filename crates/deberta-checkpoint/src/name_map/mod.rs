@@ -13,5 +13,5 @@ pub use resolve::{Leftover, Mapping, MappingProblems, Reason, Resolved, Unmet, m
 pub use rules::{Family, Transform};
 
 pub(crate) use canonical::own_name;
-pub(crate) use names::Names;
+pub(crate) use names::{Names, parts};
 pub(crate) use rules::{other_lm_head, to_microsoft};

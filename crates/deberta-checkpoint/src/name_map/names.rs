@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::canonical::{family_of, targets};
-use super::rules::{Family, Transform};
+use super::rules::{Family, PARTS, Transform};
 use crate::checkpoint::Checkpoint;
 
 /// Canonical names with the shapes they will have.
@@ -13,18 +13,20 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    pub fn of(checkpoint: &Checkpoint) -> Self {
+    /// Of the tensors whose names begin with `part`.
+    pub fn of(checkpoint: &Checkpoint, part: &str) -> Self {
         let family = family_of(checkpoint);
         let base = |n: &str| n.starts_with("deberta.embeddings.") || n.starts_with("deberta.encoder.");
         let mut shapes = BTreeMap::new();
-        for tensor in checkpoint.tensors() {
-            for target in targets(&tensor.name, family, base) {
+        for tensor in checkpoint.tensors().chain(checkpoint.derived()) {
+            let Some(within) = tensor.name.strip_prefix(part) else { continue };
+            for target in targets(within, family, base) {
                 shapes.insert(target.name, shape_after(&tensor.shape, target.transform));
             }
         }
         for (name, kept) in checkpoint.links() {
-            if let Some(tensor) = checkpoint.get(kept) {
-                shapes.insert(name.clone(), tensor.shape.clone());
+            if let (Some(tensor), Some(within)) = (checkpoint.get(kept), name.strip_prefix(part)) {
+                shapes.insert(within.to_owned(), tensor.shape.clone());
             }
         }
         Self { family, shapes }
@@ -50,4 +52,12 @@ fn shape_after(shape: &[usize], transform: Transform) -> Vec<usize> {
         }
         _ => shape.to_vec(),
     }
+}
+
+/// The parts of a checkpoint that holds several models, the one that people use first; none where it holds one.
+pub(crate) fn parts(checkpoint: &Checkpoint) -> Vec<&'static str> {
+    let holds = |part: &str| {
+        checkpoint.tensors().any(|t| t.name.strip_prefix(part).is_some_and(|n| n.starts_with("deberta.") || n.starts_with("bert.")))
+    };
+    PARTS.iter().copied().filter(|part| holds(part)).collect()
 }

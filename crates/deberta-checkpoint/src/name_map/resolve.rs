@@ -250,7 +250,8 @@ impl<'c> Resolver<'c> {
     /// Lets every tensor claim what it may be.
     fn collect(&mut self) {
         let links = self.checkpoint.links().iter().filter_map(|(name, _)| Some((name, self.checkpoint.get(name)?)));
-        let tensors: Vec<_> = self.checkpoint.tensors().map(|t| (&t.name, t)).chain(links).collect();
+        let derived = self.checkpoint.derived().iter().map(|t| (&t.name, t));
+        let tensors: Vec<_> = self.checkpoint.tensors().map(|t| (&t.name, t)).chain(links).chain(derived).collect();
         for (name, tensor) in tensors {
             let mut claimed = false;
             let within = name.strip_prefix(self.part).unwrap_or_default();
@@ -263,7 +264,7 @@ impl<'c> Resolver<'c> {
                     claimed = true;
                 }
             }
-            if !claimed {
+            if !claimed && self.checkpoint.get(name).is_some() {
                 let not_needed = NOT_NEEDED.iter().find(|(end, _)| name.ends_with(end));
                 let reason = not_needed.map_or(Reason::Unknown, |(_, why)| Reason::NotNeeded(why));
                 self.leftover.push(Leftover { name: name.clone(), reason });
@@ -349,7 +350,8 @@ impl<'c> Resolver<'c> {
     }
 
     fn came_without_bias(&self, source: &str) -> bool {
-        targets(source, self.family, |_| false).iter().any(|t| t.without_bias)
+        let within = source.strip_prefix(self.part).unwrap_or(source);
+        targets(within, self.family, |_| false).iter().any(|t| t.without_bias)
     }
 }
 

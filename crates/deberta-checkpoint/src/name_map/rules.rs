@@ -85,6 +85,9 @@ pub(crate) const PREFIXES: &[&str] = &[
     "_fsdp_wrapped_module.",
 ];
 
+/// The models that one file may hold side by side (Microsoft's replaced token detection); the first is what people use.
+pub(crate) const PARTS: &[&str] = &["discriminator.", "generator."];
+
 /// Beginnings that stand for another.
 pub(crate) const BEGINNINGS: &[(&str, &str)] = &[("bert.", "deberta."), ("deberta_v2.", "deberta.")];
 
@@ -186,11 +189,11 @@ pub(crate) const NOT_NEEDED: &[(&str, &str)] = &[
     ("embeddings.position_ids", "a buffer 0, 1, 2, …, made anew by every program"),
     (
         "embeddings.word_embeddings._weight",
-        "the discriminator's difference to the generator's embeddings; the sum stands beside it as word_embeddings.weight",
+        "the discriminator's difference to the generator's embeddings; what counts is the sum, word_embeddings.weight",
     ),
     (
         "embeddings.position_embeddings._weight",
-        "the discriminator's difference to the generator's embeddings; the sum stands beside it as position_embeddings.weight",
+        "the discriminator's difference to the generator's embeddings; what counts is the sum, position_embeddings.weight",
     ),
 ];
 
