@@ -489,7 +489,8 @@ fn shared_embeddings(
 ) -> Vec<TensorInfo> {
     let mut derived = Vec::new();
     for difference in tensors {
-        let Some((before, module)) = difference.name.strip_suffix("_weight").and_then(|n| n.split_once("discriminator."))
+        let Some((before, module)) =
+            difference.name.strip_suffix("_weight").and_then(|n| n.split_once("discriminator."))
         else {
             continue;
         };

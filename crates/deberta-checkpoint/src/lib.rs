@@ -8,6 +8,7 @@ mod checkpoint;
 pub mod convert;
 mod error;
 mod hdf5;
+pub mod inspect;
 mod locate;
 pub mod name_map;
 mod pickle;

@@ -24,6 +24,17 @@ pub(crate) enum Source {
     },
 }
 
+impl Source {
+    /// The files that hold tensors or say where they are.
+    pub fn files(self) -> Vec<PathBuf> {
+        match self {
+            Self::File(file) => vec![file],
+            Self::Shards { files, .. } => files,
+            Self::Bundle { index } => vec![index],
+        }
+    }
+}
+
 /// What Hugging Face's programs call weights, the preferred first.
 const WEIGHTS: &[&str] = &[
     "model.safetensors",
@@ -292,17 +303,20 @@ fn is_torch_tar(bytes: &[u8]) -> bool {
 }
 
 /// A protocol announcement, or an opcode that protocols 0 and 1 begin with.
-fn looks_like_pickle(bytes: &[u8]) -> bool {
+pub(crate) fn may_be_pickle(bytes: &[u8]) -> bool {
     match bytes {
         [0x80, 0..=5, ..] => true,
-        [
-            b'(' | b'c' | b'i' | b']' | b'}' | b'I' | b'L' | b'S' | b'V' | b'X' | b'U' | b'T' | b'F' | b'G' | b'J'
-            | b'K' | b'M' | b'N' | b')',
-            ..,
-        ] => {
-            let (pickle, outcome) = crate::pickle::parse(bytes);
-            outcome.is_ok() || !pickle.globals().is_empty()
-        }
-        _ => false,
+        [first, ..] => b"(cilL]}ISVXUTFGJKMN)".contains(first),
+        [] => false,
+    }
+}
+
+fn looks_like_pickle(bytes: &[u8]) -> bool {
+    if bytes.first() == Some(&0x80) {
+        return may_be_pickle(bytes);
+    }
+    may_be_pickle(bytes) && {
+        let (pickle, outcome) = crate::pickle::parse(bytes);
+        outcome.is_ok() || !pickle.globals().is_empty()
     }
 }

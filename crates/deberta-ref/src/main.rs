@@ -23,6 +23,7 @@ enum Command {
     Compare(commands::compare::Args),
     Tokenize(Box<commands::tokenize::Args>),
     Decode(commands::decode::Args),
+    Inspect(commands::inspect::Args),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Compare(args) => commands::compare::run(args),
         Command::Tokenize(args) => commands::tokenize::run(*args),
         Command::Decode(args) => commands::decode::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
     };
     match outcome {
         Ok(code) => code,

@@ -25,11 +25,17 @@ pub(crate) struct Found {
 }
 
 /// Finds the configuration of a checkpoint.
-pub(crate) fn find(checkpoint: &Checkpoint, options: &Options, names: &Names) -> Result<Found, Error> {
-    if let Some(path) = &options.config {
+/// `given` is used in place of any.
+pub(crate) fn find(
+    checkpoint: &Checkpoint,
+    source: &Path,
+    given: Option<&Path>,
+    names: &Names,
+) -> Result<Found, Error> {
+    if let Some(path) = given {
         return read(path);
     }
-    let mut folder = super::companion_folder(&options.source)?;
+    let mut folder = super::companion_folder(source)?;
     if folder.ends_with("variables") {
         // A SavedModel's bundle; what belongs to the model lies one folder up.
         folder.pop();
@@ -75,6 +81,12 @@ fn read(path: &Path) -> Result<Found, Error> {
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok(Found { value, from: name, path: path.into(), inferred: false })
+}
+
+/// The configuration as the model reads it.
+pub(crate) fn parse(found: &Found) -> Result<DebertaV2Config, Error> {
+    DebertaV2Config::from_value(Value::Object(found.value.clone()))
+        .map_err(|source| Error::Config { path: found.path.clone(), source: Box::new(source) })
 }
 
 /// Fields that follow from the checkpoint where the configuration is silent, each with its value.

@@ -166,6 +166,17 @@ pub fn convert(options: &Options, progress: &dyn Progress, stop: &AtomicBool) ->
     Ok(report)
 }
 
+/// The configuration of a checkpoint, completed from it, and where it is from.
+pub(crate) fn config_of(
+    checkpoint: &Checkpoint,
+    source: &Path,
+    names: &crate::name_map::Names,
+) -> Result<(deberta_model::DebertaV2Config, String), Error> {
+    let mut found = config::find(checkpoint, source, None, names)?;
+    config::complete(&mut found, names);
+    Ok((config::parse(&found)?, found.from))
+}
+
 /// Where a model's other files lie: the source itself if it is a folder, else the folder around it.
 pub(crate) fn companion_folder(source: &Path) -> Result<PathBuf, Error> {
     if source.is_dir() {

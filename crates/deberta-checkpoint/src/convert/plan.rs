@@ -163,7 +163,7 @@ impl Plan {
             self.tensors.push(unchanged(tensor, tensor.name.clone(), options, "same"));
         }
         let names = name_map::Names::of(checkpoint, "");
-        if let Ok(found) = config::find(checkpoint, options, &names)
+        if let Ok(found) = config::find(checkpoint, &options.source, options.config.as_deref(), &names)
             && !found.inferred
         {
             let report = ConfigReport { from: found.from, set: BTreeMap::new() };
@@ -180,15 +180,16 @@ impl Plan {
         part: &str,
         names: &name_map::Names,
     ) -> Result<(), Error> {
-        let mut found = config::find(checkpoint, options, names)?;
+        let mut found = config::find(checkpoint, &options.source, options.config.as_deref(), names)?;
         let set = config::complete(&mut found, names);
-        let model = DebertaV2Config::from_value(Value::Object(found.value.clone()))
-            .map_err(|source| Error::Config { path: found.path.clone(), source: Box::new(source) })?;
+        let model = config::parse(&found)?;
         let head = config::head(&found.value, names);
         let parameters = parameters(&model, head, names);
         let (resolved, unmet) = name_map::map_part(checkpoint, part, &model, parameters)?;
         if !unmet.is_empty() {
-            let problems = Box::new(MappingProblems { unmet, leftover: resolved.leftover });
+            let mut leftover = resolved.leftover;
+            leftover.retain(|l| l.name.starts_with(part));
+            let problems = Box::new(MappingProblems { unmet, leftover });
             return Err(Error::Mapping { path: checkpoint.path().into(), problems });
         }
         if found.inferred {
@@ -254,6 +255,7 @@ impl Plan {
                 self.unknown.push(own);
             } else {
                 let why = match reason {
+                    Reason::Unknown if !name.starts_with(part) => "of another model in the file; see --part".into(),
                     Reason::Unknown if options.unknown == Unknown::Drop => {
                         "unknown to the schema, and --unknown drop".into()
                     }
@@ -314,7 +316,10 @@ fn part(checkpoint: &Checkpoint, options: &Options) -> Result<&'static str, Erro
     let found = parts.iter().copied().find(|p| p.trim_end_matches('.') == wanted);
     found.ok_or_else(|| Error::NotDeberta {
         path: checkpoint.path().into(),
-        why: format!("it holds no part called {wanted}; its parts: {}", if parts.is_empty() { "none".into() } else { parts.join(", ") }),
+        why: format!(
+            "it holds no part called {wanted}; its parts: {}",
+            if parts.is_empty() { "none".into() } else { parts.join(", ") }
+        ),
     })
 }
 

@@ -57,7 +57,9 @@ fn shape_after(shape: &[usize], transform: Transform) -> Vec<usize> {
 /// The parts of a checkpoint that holds several models, the one that people use first; none where it holds one.
 pub(crate) fn parts(checkpoint: &Checkpoint) -> Vec<&'static str> {
     let holds = |part: &str| {
-        checkpoint.tensors().any(|t| t.name.strip_prefix(part).is_some_and(|n| n.starts_with("deberta.") || n.starts_with("bert.")))
+        checkpoint
+            .tensors()
+            .any(|t| t.name.strip_prefix(part).is_some_and(|n| n.starts_with("deberta.") || n.starts_with("bert.")))
     };
     PARTS.iter().copied().filter(|part| holds(part)).collect()
 }

@@ -103,6 +103,18 @@ pub enum Unmet {
     },
 }
 
+impl Unmet {
+    /// The parameter.
+    pub fn parameter(&self) -> &str {
+        match self {
+            Self::Missing { parameter }
+            | Self::WrongShape { parameter, .. }
+            | Self::WrongDtype { parameter, .. }
+            | Self::Ambiguous { parameter, .. } => parameter,
+        }
+    }
+}
+
 impl fmt::Display for Unmet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -26,7 +26,7 @@ impl std::fmt::Display for RefusedGlobal {
             name.escape_debug()
         )?;
         match call {
-            Some(call) => write!(f, " (it asks for {})", call.escape_debug()),
+            Some(call) => write!(f, " (it asks for {call})"),
             None => Ok(()),
         }
     }

@@ -250,7 +250,8 @@ impl Pickle<'_> {
             }
             Node::Global(i) => {
                 let global = &self.globals[*i as usize];
-                out.push_str(&format!("{}.{}", clip(global.module.as_bytes()), clip(global.name.as_bytes())));
+                let (module, name) = (clip(global.module.as_bytes()), clip(global.name.as_bytes()));
+                out.push_str(&format!("{}.{}", module.escape_debug(), name.escape_debug()));
             }
             Node::Persistent(inner) => {
                 out.push_str("persistent ");

@@ -3,6 +3,7 @@
 pub mod compare;
 pub mod compare_profiles;
 pub mod decode;
+pub mod inspect;
 pub mod profiles;
 pub mod run;
 pub mod tokenize;
