@@ -7,7 +7,7 @@
 //!
 //! The first residual is from the query states q, which are the hidden states h but in the enhanced mask decoder.
 
-use deberta_ops::{Activation, Real, narrow, wide};
+use deberta_ops::{Activation, Real, narrow};
 use ndarray::{Array2, Array4, ArrayView2};
 
 use crate::config::DebertaV2Config;
@@ -34,11 +34,17 @@ struct Output<'w, T: Clone> {
 impl<T: Real> Output<'_, T> {
     fn forward(&self, x: &Array2<T>, residual: ArrayView2<'_, T>, size: usize, trace: &mut Trace<'_, T>) -> Array2<T> {
         trace.within("output", |trace| {
-            let mut sum = self.dense.forward_wide(x.view());
-            emit_wide(trace, "dense", &sum, size);
-            emit_wide(trace, "dropout", &sum, size);
-            sum += &wide(&residual);
-            let out = self.layer_norm.forward(sum.view());
+            let out = if self.dense.is_wide(&x.view()) {
+                let sum = self.dense.forward_wide(x.view());
+                emit_wide(trace, "dense", &sum, size);
+                emit_wide(trace, "dropout", &sum, size);
+                self.layer_norm.forward_with(sum.view(), residual)
+            } else {
+                let sum = self.dense.forward(x.view());
+                emit_rows(trace, "dense", &sum, size);
+                emit_rows(trace, "dropout", &sum, size);
+                self.layer_norm.forward_with(sum.view(), residual)
+            };
             emit_rows(trace, "LayerNorm", &out, size);
             emit_rows(trace, "", &out, size);
             out
@@ -80,10 +86,17 @@ impl<'w, T: Real> Layer<'w, T> {
             (out, probabilities)
         });
         let inner = trace.within("intermediate", |trace| {
-            let mut inner = self.intermediate.forward_wide(attended.view()); // [B·Q, I]
-            emit_wide(trace, "dense", &inner, size);
-            self.activation.apply_inplace(&mut inner);
-            let inner = narrow(&inner);
+            let inner = if self.intermediate.is_wide(&attended.view()) {
+                let mut inner = self.intermediate.forward_wide(attended.view()); // [B·Q, I]
+                emit_wide(trace, "dense", &inner, size);
+                self.activation.apply_inplace(&mut inner);
+                narrow(&inner)
+            } else {
+                let mut inner = self.intermediate.forward(attended.view()); // [B·Q, I]
+                emit_rows(trace, "dense", &inner, size);
+                self.activation.apply_slice(inner.as_slice_mut().expect("products are contiguous"));
+                inner
+            };
             emit_rows(trace, "intermediate_act_fn", &inner, size);
             emit_rows(trace, "", &inner, size);
             inner

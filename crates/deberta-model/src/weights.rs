@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deberta_ops::{Real, layer_norm, linear, linear_wide};
+use deberta_ops::{Real, accumulates_wide, layer_norm, linear, linear_wide, residual_layer_norm};
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Dimension, Ix1, Ix2, IxDyn};
 
 use crate::config::DebertaV2Config;
@@ -116,6 +116,11 @@ impl<T: Real> Linear<'_, T> {
         linear_wide(x, self.weight.view(), self.bias())
     }
 
+    /// Whether [`Self::forward_wide`] keeps digits that [`Self::forward`] rounds away.
+    pub(crate) fn is_wide(&self, x: &ArrayView2<'_, T>) -> bool {
+        accumulates_wide(x, &self.weight.view())
+    }
+
     fn bias(&self) -> Option<ArrayView1<'_, T>> {
         self.bias.as_ref().map(|b| b.view())
     }
@@ -132,5 +137,10 @@ impl<T: Real> LayerNorm<'_, T> {
     /// [N, E] → [N, E]; what is normalized may be wider than the state it becomes.
     pub(crate) fn forward<S: Real>(&self, x: ArrayView2<'_, S>) -> Array2<T> {
         layer_norm(x, self.weight.view(), self.bias.view(), self.eps)
+    }
+
+    /// The same for x + residual.
+    pub(crate) fn forward_with<S: Real>(&self, x: ArrayView2<'_, S>, residual: ArrayView2<'_, T>) -> Array2<T> {
+        residual_layer_norm(x, residual, self.weight.view(), self.bias.view(), self.eps)
     }
 }

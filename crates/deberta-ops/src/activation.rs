@@ -147,6 +147,14 @@ impl Activation {
         }
     }
 
+    /// Replaces every element by f of it, for many at a time: GELU by its vectorized form, in the type of the data.
+    pub fn apply_slice<T: Real>(self, x: &mut [T]) {
+        match self {
+            Self::Gelu | Self::GeluPython => T::gelu_slice(x),
+            _ => x.iter_mut().for_each(|v| *v = self.apply(*v)),
+        }
+    }
+
     /// Replaces every element by f of it.
     pub fn apply_inplace<T: Real, S: DataMut<Elem = T>, D: Dimension>(self, x: &mut ArrayBase<S, D>) {
         if self != Self::Linear {

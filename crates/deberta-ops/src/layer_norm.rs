@@ -3,7 +3,7 @@
 //! The mean and the variance are two passes, accumulated in `f64`; E[x²] − E[x]² is not used, as it loses every digit
 //! where |μ| ≫ σ. A row that holds NaN becomes NaN.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, Zip};
+use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use crate::Real;
 
@@ -20,20 +20,69 @@ pub fn layer_norm<S: Real, T: Real>(
     bias: ArrayView1<'_, T>,
     eps: f64,
 ) -> Array2<T> {
-    let mut y = Array2::zeros(x.raw_dim());
-    let width = x.ncols() as f64;
-    for (x, mut y) in x.rows().into_iter().zip(y.rows_mut()) {
+    let rows = x.rows().into_iter();
+    normalize(rows, x.dim(), weight, bias, eps, |row, sum| {
+        sum.iter_mut().zip(row).for_each(|(s, x)| *s = x.wide());
+    })
+}
+
+/// Normalizes each row of x + residual, in one pass over the two.
+///
+/// # Shapes
+/// `x` and `residual` [N, E], `weight` (γ) [E], `bias` (β) [E]; returns [N, E].
+///
+/// # Panics
+/// If the shapes do not agree.
+pub fn residual_layer_norm<S: Real, T: Real>(
+    x: ArrayView2<'_, S>,
+    residual: ArrayView2<'_, T>,
+    weight: ArrayView1<'_, T>,
+    bias: ArrayView1<'_, T>,
+    eps: f64,
+) -> Array2<T> {
+    assert_eq!(x.dim(), residual.dim(), "one residual an element");
+    let rows = x.rows().into_iter().zip(residual.rows());
+    normalize(rows, x.dim(), weight, bias, eps, |(row, residual), sum| {
+        for (s, (x, r)) in sum.iter_mut().zip(row.iter().zip(residual)) {
+            *s = x.wide() + r.wide();
+        }
+    })
+}
+
+/// The rows that `widen` lays out in `f64`, normalized.
+fn normalize<T: Real, R>(
+    rows: impl Iterator<Item = R>,
+    shape: (usize, usize),
+    weight: ArrayView1<'_, T>,
+    bias: ArrayView1<'_, T>,
+    eps: f64,
+    widen: impl Fn(R, &mut [f64]),
+) -> Array2<T> {
+    assert_eq!((weight.len(), bias.len()), (shape.1, shape.1), "one weight and bias a column");
+    let mut y = Vec::with_capacity(shape.0 * shape.1);
+    let mut x = vec![0.0; shape.1];
+    for row in rows {
+        widen(row, &mut x);
         // 1. μ
-        let mean = x.iter().map(|&v| v.wide()).sum::<f64>() / width;
+        let mean = sum(&x, |x| x) / shape.1 as f64;
         // 2. σ²
-        let variance = x.iter().map(|&v| (v.wide() - mean).powi(2)).sum::<f64>() / width;
+        let variance = sum(&x, |x| (x - mean) * (x - mean)) / shape.1 as f64;
         // 3. normalize, scale, shift
         let scale = 1.0 / (variance + eps).sqrt();
-        Zip::from(&mut y).and(x).and(weight).and(bias).for_each(|y, &x, &gamma, &beta| {
-            *y = T::of((x.wide() - mean) * scale * gamma.wide() + beta.wide());
-        });
+        let affine = weight.iter().zip(bias);
+        y.extend(x.iter().zip(affine).map(|(x, (g, b))| T::of((x - mean) * scale * g.wide() + b.wide())));
     }
-    y
+    Array2::from_shape_vec(shape, y).expect("a row for each row")
+}
+
+/// Σ f(x), in eight partial sums so that it can be vectorized.
+fn sum(x: &[f64], f: impl Fn(f64) -> f64) -> f64 {
+    let mut partial = [0.0; 8];
+    let (chunks, rest) = x.as_chunks::<8>();
+    for chunk in chunks {
+        partial.iter_mut().zip(chunk).for_each(|(p, &x)| *p += f(x));
+    }
+    partial.iter().sum::<f64>() + rest.iter().map(|&x| f(x)).sum::<f64>()
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod layer_norm;
 mod linear;
 mod masked_softmax;
 mod real;
+mod vectorized;
 
 pub use activation::Activation;
 pub use conv1d::conv1d;
@@ -28,7 +29,7 @@ pub use cross_entropy::{
     soft_cross_entropy,
 };
 pub use gather::{gather_c2p, gather_p2c, gather_rows};
-pub use layer_norm::layer_norm;
-pub use linear::{SMALL_PRODUCT, linear, linear_wide, narrow, wide};
+pub use layer_norm::{layer_norm, residual_layer_norm};
+pub use linear::{SMALL_PRODUCT, accumulates_wide, linear, linear_wide, narrow, wide};
 pub use masked_softmax::{Hidden, masked_softmax};
 pub use real::Real;

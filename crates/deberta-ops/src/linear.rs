@@ -26,7 +26,7 @@ pub fn linear<T: Real>(x: ArrayView2<'_, T>, weight: ArrayView2<'_, T>, bias: Op
         return narrow(&linear_wide(x, weight, bias));
     }
     let mut y = match bias {
-        Some(bias) => Array2::from_shape_fn((x.nrows(), weight.nrows()), |(_, o)| bias[o]),
+        Some(bias) => repeated(bias, x.nrows()),
         None => Array2::zeros((x.nrows(), weight.nrows())),
     }; // [N, O]
     general_mat_mul(T::one(), &x, &weight.t(), T::one(), &mut y);
@@ -56,7 +56,20 @@ pub fn linear_wide<T: Real>(
     y
 }
 
-fn accumulates_wide<T: Real>(x: &ArrayView2<'_, T>, weight: &ArrayView2<'_, T>) -> bool {
+/// One row, `count` times, as rows of an array of its own.
+fn repeated<T: Real>(row: ArrayView1<'_, T>, count: usize) -> Array2<T> {
+    let mut rows = Vec::with_capacity(count * row.len());
+    for _ in 0..count {
+        match row.as_slice() {
+            Some(row) => rows.extend_from_slice(row),
+            None => rows.extend(row),
+        }
+    }
+    Array2::from_shape_vec((count, row.len()), rows).expect("count rows of that length")
+}
+
+/// Whether the product of [N, I] and [O, I] is small enough to be accumulated in `f64`.
+pub fn accumulates_wide<T: Real>(x: &ArrayView2<'_, T>, weight: &ArrayView2<'_, T>) -> bool {
     let multiplications = x.nrows().saturating_mul(x.ncols()).saturating_mul(weight.nrows());
     T::NAME != f64::NAME && multiplications <= SMALL_PRODUCT
 }

@@ -2,6 +2,8 @@
 
 use ndarray::NdFloat;
 
+use crate::{Activation, vectorized};
+
 /// `f32` or `f64`: what the architecture is written over.
 pub trait Real: NdFloat + std::iter::Sum + Default {
     /// The type's name as safetensors files and command lines spell it.
@@ -12,6 +14,12 @@ pub trait Real: NdFloat + std::iter::Sum + Default {
 
     /// The value, widened without loss.
     fn wide(self) -> f64;
+
+    /// Replaces each x by eˣ, right to a unit in the last place.
+    fn exp_slice(values: &mut [Self]);
+
+    /// Replaces each x by x/2 · (1 + erf(x/√2)), right to a unit in the last place of x.
+    fn gelu_slice(values: &mut [Self]);
 }
 
 impl Real for f32 {
@@ -25,6 +33,14 @@ impl Real for f32 {
     fn wide(self) -> f64 {
         self.into()
     }
+
+    fn exp_slice(values: &mut [Self]) {
+        vectorized::exp(values);
+    }
+
+    fn gelu_slice(values: &mut [Self]) {
+        vectorized::gelu(values);
+    }
 }
 
 impl Real for f64 {
@@ -36,5 +52,13 @@ impl Real for f64 {
 
     fn wide(self) -> f64 {
         self
+    }
+
+    fn exp_slice(values: &mut [Self]) {
+        values.iter_mut().for_each(|v| *v = v.exp());
+    }
+
+    fn gelu_slice(values: &mut [Self]) {
+        values.iter_mut().for_each(|v| *v = Activation::Gelu.apply(*v));
     }
 }
