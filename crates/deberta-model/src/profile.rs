@@ -34,7 +34,7 @@ pub enum ScaleRounding {
 pub enum EnhancedDecoding {
     /// Where absolute positions were not added to the embeddings.
     UnlessPositionBiased,
-    /// Always.
+    /// Always. No public code is known to do so over a position-biased input; where the input is not, the two agree.
     Always,
 }
 
@@ -124,7 +124,8 @@ impl Profile {
         classifies_in_f32: false,
     };
 
-    /// Microsoft's code as it stood when v2 and v3 were released; the package `deberta` 0.1.12.
+    /// Microsoft's code of February 2021, the package `deberta` 0.1.12: the arithmetic of the time of v2 and v3. It has
+    /// no pre-training models, so what is said here of the enhanced mask decoder and its loss is held to no golden.
     pub const MICROSOFT_2021: Self = Self {
         name: "microsoft-2021",
         describes: "the package deberta 0.1.12",
