@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Both passes use the last layer's own weights, its relative rows and the same mask; the residual of the attention is
-//! the query. z₂ goes to the language-modelling head. Where absolute positions were already added to the embeddings,
-//! Microsoft's code since 2023 takes the ordinary h_N instead ([`EnhancedDecoding`]).
+//! the query. z₂ goes to the language-modelling head. Where absolute positions were already added to the embeddings
+//! (`position_biased_input`), the ordinary h_N is taken instead.
 
 use deberta_ops::Real;
 use ndarray::Array2;
@@ -21,7 +21,6 @@ use crate::embeddings::Embeddings;
 use crate::encoder::{Encoded, Encoder};
 use crate::error::ModelError;
 use crate::inputs::{Batch, too_long};
-use crate::profile::EnhancedDecoding;
 use crate::relative_position::RelativePositions;
 use crate::trace::Trace;
 
@@ -34,7 +33,8 @@ const PASSES: usize = 2;
 /// Returns [B·L, E].
 ///
 /// # Errors
-/// More tokens than there are absolute positions, or positions beyond the table.
+/// More tokens than there are absolute positions, positions beyond the table, or positions of another width than the
+/// states they are added to.
 pub(crate) fn decode<T: Real>(
     embeddings: &Embeddings<'_, T>,
     encoder: &Encoder<'_, T>,
@@ -44,6 +44,16 @@ pub(crate) fn decode<T: Real>(
     trace: &mut Trace<'_, T>,
 ) -> Result<Array2<T>, ModelError> {
     let table = embeddings.position.as_ref().expect("the schema requires the position table under this head");
+    if table.ncols() != encoded.before_last.ncols() {
+        return Err(ModelError::Unsupported {
+            reason: format!(
+                "the enhanced mask decoder adds position embeddings to hidden states, so `embedding_size`, {}, must be \
+                 `hidden_size`, {}; the reference fails here too",
+                table.ncols(),
+                encoded.before_last.ncols()
+            ),
+        });
+    }
     if let Some(at) = batch.positions.iter().position(|&p| p >= table.nrows()) {
         if batch.length > table.nrows() {
             return Err(too_long(batch.length, table.nrows()));
@@ -69,12 +79,4 @@ pub(crate) fn decode<T: Real>(
         });
     }
     Ok(states)
-}
-
-/// Whether the two passes are run for a model of this kind.
-pub(crate) fn applies(rule: EnhancedDecoding, position_biased_input: bool) -> bool {
-    match rule {
-        EnhancedDecoding::UnlessPositionBiased => !position_biased_input,
-        EnhancedDecoding::Always => true,
-    }
 }

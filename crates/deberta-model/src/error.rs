@@ -44,13 +44,19 @@ pub enum ModelError {
         /// Which values it may hold.
         reason: String,
     },
+    /// A combination that no reference computes.
+    #[error("{reason}")]
+    Unsupported {
+        /// What does not go together, and why.
+        reason: String,
+    },
     /// A label outside the classes.
-    #[error("`{input}`: {source}")]
+    #[error("`{input}`: {problem}")]
     Label {
         /// The input.
         input: &'static str,
         /// Which label.
-        source: LossError,
+        problem: LossError,
     },
 }
 

@@ -105,8 +105,8 @@ pub(crate) fn mean_cross_entropy<T: Real>(
     cross_entropy(logits.view(), classes.view(), ignored).map_err(|source| label(input, source))
 }
 
-pub(crate) fn label(input: &'static str, source: LossError) -> ModelError {
-    ModelError::Label { input, source }
+pub(crate) fn label(input: &'static str, problem: LossError) -> ModelError {
+    ModelError::Label { input, problem }
 }
 
 /// Labels as `count` whole numbers.

@@ -240,8 +240,7 @@ impl<'w, T: Real> Model<'w, T> {
         let HeadWeights::LanguageModel(head) = &self.head_weights else {
             unreachable!("called for the heads that predict words alone");
         };
-        let enhanced = self.head == Head::EnhancedMaskedLm
-            && enhanced_mask_decoder::applies(self.profile.enhanced_decoding, self.config.position_biased_input);
+        let enhanced = self.head == Head::EnhancedMaskedLm && !self.config.position_biased_input;
         let decoded = if enhanced {
             Some(trace.within("lm_predictions", |trace| {
                 enhanced_mask_decoder::decode(&self.embeddings, &self.encoder, encoded, batch, positions, trace)

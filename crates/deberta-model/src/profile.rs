@@ -29,15 +29,6 @@ pub enum ScaleRounding {
     Model,
 }
 
-/// When masked language modelling goes through the enhanced mask decoder's two extra passes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EnhancedDecoding {
-    /// Where absolute positions were not added to the embeddings.
-    UnlessPositionBiased,
-    /// Always. No public code is known to do so over a position-biased input; where the input is not, the two agree.
-    Always,
-}
-
 /// Which tokens a language-modelling loss counts, and how it is reduced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LanguageModelLoss {
@@ -70,8 +61,6 @@ pub struct Profile {
     pub adds_positions_first: bool,
     /// Whether the list of hidden states begins with the embeddings.
     pub hidden_states_begin_with_embeddings: bool,
-    /// When the enhanced mask decoder runs its two passes.
-    pub enhanced_decoding: EnhancedDecoding,
     /// The loss of masked language modelling.
     pub language_model_loss: LanguageModelLoss,
     /// Whether a choice is pooled by attention from its first token, without parameters, rather than by the pooler.
@@ -95,7 +84,6 @@ impl Profile {
         scale_rounding: ScaleRounding::F32,
         adds_positions_first: true,
         hidden_states_begin_with_embeddings: true,
-        enhanced_decoding: EnhancedDecoding::UnlessPositionBiased,
         language_model_loss: LanguageModelLoss::MeanOverLabelled,
         pools_choices_by_attention: false,
         ignores_negative_labels: false,
@@ -117,7 +105,6 @@ impl Profile {
         scale_rounding: ScaleRounding::Model,
         adds_positions_first: false,
         hidden_states_begin_with_embeddings: false,
-        enhanced_decoding: EnhancedDecoding::UnlessPositionBiased,
         language_model_loss: LanguageModelLoss::EachPositiveLabel,
         pools_choices_by_attention: false,
         ignores_negative_labels: true,
@@ -133,7 +120,6 @@ impl Profile {
         bucket_log: BucketLog::F64,
         clamps_distance: false,
         adds_positions_first: true,
-        enhanced_decoding: EnhancedDecoding::Always,
         pools_choices_by_attention: true,
         ..Self::MICROSOFT
     };

@@ -41,8 +41,21 @@ fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("deberta-ref: {error:#}");
+            eprintln!("deberta-ref: {}", sentence(&error));
             ExitCode::from(2)
         }
     }
+}
+
+/// An error and its causes as one sentence. Errors of the libraries already say what caused them, so a cause is added
+/// only where it says something new.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        match said.is_empty() {
+            true => cause,
+            false if said.contains(&cause) => said,
+            false => format!("{said}: {cause}"),
+        }
+    })
 }

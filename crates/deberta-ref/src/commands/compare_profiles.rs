@@ -52,7 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let directory = ModelDirectory::open(&args.model)?;
     let head = args.head.unwrap_or_else(|| directory.default_head());
     let base = outputs(&args, &directory, head, args.from)?;
-    let padded = padded_positions(&args)?;
+    let padded = padded_positions(&args, head)?;
     let mut all = Vec::new();
     for profile in Profile::ALL.into_iter().filter(|p| *p != args.from) {
         // A profile may need a parameter that the weights lack, or do without one.
@@ -92,10 +92,19 @@ fn outputs(args: &Args, directory: &ModelDirectory, head: Head, profile: Profile
     Ok(named)
 }
 
-/// [B, L], true at padding; `None` where every position is valid or rows say more than positions do.
-fn padded_positions(args: &Args) -> anyhow::Result<Option<ArrayD<bool>>> {
+/// [B, L], true at padding; `None` where every position is valid or rows say more than positions do. The mask of choices,
+/// [B, C, L], has a row for each.
+fn padded_positions(args: &Args, head: Head) -> anyhow::Result<Option<ArrayD<bool>>> {
     let (inputs, _) = read_inputs::<f64>(&args.inputs)?;
-    Ok(inputs.attention_mask.filter(|m| m.ndim() == 2 && m.iter().any(|&v| v == 0)).map(|m| m.mapv(|v| v == 0)))
+    let Some(mask) = inputs.attention_mask else { return Ok(None) };
+    let axes = if head == Head::MultipleChoice { 3 } else { 2 };
+    if mask.ndim() != axes || mask.iter().all(|&v| v != 0) {
+        return Ok(None);
+    }
+    let length = mask.len_of(Axis(axes - 1));
+    let rows = mask.len() / length.max(1);
+    let padded = mask.as_standard_layout().mapv(|v| v == 0);
+    Ok(padded.into_shape_with_order(vec![rows, length]).ok())
 }
 
 fn apart(base: &Outputs, found: &Outputs, padded: Option<&ArrayD<bool>>) -> Vec<Apart> {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use deberta_ref::Profile;
-use deberta_ref::profile::{BucketLog, EnhancedDecoding, Hidden, LanguageModelLoss, ScaleRounding};
+use deberta_ref::profile::{BucketLog, Hidden, LanguageModelLoss, ScaleRounding};
 
 /// Show the profiles: what each reference implementation does where they disagree.
 #[derive(clap::Args)]
@@ -16,7 +16,7 @@ pub struct Args {
 /// One point of disagreement: what it is about, and what a profile does there.
 type Point = (&'static str, fn(&Profile) -> String);
 
-const POINTS: [Point; 12] = [
+const POINTS: [Point; 11] = [
     ("describes", |p| p.describes.to_owned()),
     ("a query row that is padding", |p| {
         match p.hidden_scores {
@@ -45,13 +45,6 @@ const POINTS: [Point; 12] = [
     ("sum of the embeddings", |p| when(p.adds_positions_first, "word + position + type", "word + type + position")),
     ("list of hidden states", |p| {
         when(p.hidden_states_begin_with_embeddings, "begins with the embeddings", "begins with layer 0")
-    }),
-    ("enhanced mask decoder", |p| {
-        match p.enhanced_decoding {
-            EnhancedDecoding::UnlessPositionBiased => "where positions were not added to the input",
-            EnhancedDecoding::Always => "always",
-        }
-        .to_owned()
     }),
     ("masked-lm loss", |p| {
         match p.language_model_loss {
