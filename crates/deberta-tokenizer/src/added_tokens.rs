@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::files::Object;
 use crate::special_tokens::{SpecialTokens, TokenSpec};
+use crate::spm::Pieces;
 
 /// A token that is found in text as a whole, before the text is cut into pieces (`AddedToken` of transformers).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +74,7 @@ pub(crate) struct AddedTokens {
 impl AddedTokens {
     /// What the files add, with the ids they give; then the special tokens, each with the id of what reads like it, or
     /// the next one that is free (`PreTrainedTokenizer._add_tokens` of transformers 4).
-    pub fn assign(special: &SpecialTokens, pieces: &HashMap<String, u32>) -> Self {
+    pub fn assign(special: &SpecialTokens, pieces: &Pieces) -> Self {
         let mut added = Self::default();
         for (id, token) in &special.added {
             added.insert(*id, token.clone());
@@ -84,7 +85,7 @@ impl AddedTokens {
             if known || token.content().is_empty() {
                 continue;
             }
-            let id = added.id(token.content()).or_else(|| pieces.get(token.content()).copied()).unwrap_or_else(|| {
+            let id = added.id(token.content()).or_else(|| pieces.id(token.content())).unwrap_or_else(|| {
                 next += 1;
                 next as u32 - 1
             });
@@ -94,8 +95,8 @@ impl AddedTokens {
     }
 
     /// The number of different tokens, these and the pieces.
-    pub fn vocabulary_size(&self, pieces: &HashMap<String, u32>) -> usize {
-        pieces.len() + self.ids.keys().filter(|text| !pieces.contains_key(*text)).count()
+    pub fn vocabulary_size(&self, pieces: &Pieces) -> usize {
+        pieces.different() + self.ids.keys().filter(|text| pieces.id(text).is_none()).count()
     }
 
     /// Adds a token, or gives an id another one.

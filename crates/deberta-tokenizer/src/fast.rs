@@ -31,7 +31,7 @@ use crate::error::{Result, TokenizerError};
 use crate::files::TokenizerFiles;
 use crate::profile::Profile;
 use crate::special_tokens::{NAMED, SpecialTokens, TokenSpec};
-use crate::spm::{Entry, ModelError, ModelFile, ModelType, PieceType};
+use crate::spm::{ModelError, ModelFile, ModelType, PieceType, Pieces};
 use crate::unicode::byte_positions;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -172,8 +172,13 @@ fn hf_4_fast(files: &TokenizerFiles, special: &SpecialTokens) -> Result<tokenize
         return Err(TokenizerError::Model { path, source: ModelError::WrongType { found: "WORD".to_owned() } });
     }
     let unk_id = u32::try_from(spm.trainer.unk_id()).ok();
-    let mut tokenizer = unigram(vocabulary(&spm), unk_id).map_err(refused)?;
-    tokenizer.add_tokens(control_pieces(&spm)).map_err(refused)?;
+    // The frame has the ids of the slow tokenizer that this one is converted from, and these names whatever the files say.
+    let slow = AddedTokens::assign(special, &spm.pieces);
+    let id = |token: &str| slow.id(token).or_else(|| spm.pieces.id(token)).or(Some(spm.unknown_id));
+    let frame = template(("[CLS]", id("[CLS]")), ("[SEP]", id("[SEP]"))).map_err(refused)?;
+    let control = control_pieces(&spm.pieces);
+    let mut tokenizer = unigram(vocabulary(spm.pieces), unk_id).map_err(refused)?;
+    tokenizer.add_tokens(control).map_err(refused)?;
 
     let mut steps: Vec<NormalizerWrapper> = Vec::new();
     if files.flag("do_lower_case", false)? {
@@ -187,11 +192,6 @@ fn hf_4_fast(files: &TokenizerFiles, special: &SpecialTokens) -> Result<tokenize
     }
     steps.push(replace(" {2,}", " ").map_err(refused)?);
     finish(&mut tokenizer, steps, files, PrependScheme::Always).map_err(refused)?;
-
-    // The frame has the ids of the slow tokenizer that this one is converted from, and these names whatever the files say.
-    let slow = AddedTokens::assign(special, &spm.ids);
-    let id = |token: &str| slow.id(token).or_else(|| spm.ids.get(token).copied()).or(Some(spm.unknown_id));
-    let frame = template(("[CLS]", id("[CLS]")), ("[SEP]", id("[SEP]"))).map_err(refused)?;
     tokenizer.with_post_processor(Some(frame));
     Ok(tokenizer)
 }
@@ -204,7 +204,8 @@ fn hf_5(files: &TokenizerFiles, special: &SpecialTokens) -> Result<tokenizers::T
         Some(json) => (json_vocabulary(files, json)?, unk_id_of_config(files)?, Vec::new()),
         None => {
             let spm = read_spm(files, Profile::Hf5)?;
-            (vocabulary(&spm), spm.trainer.unk_id(), control_pieces(&spm))
+            let control = control_pieces(&spm.pieces);
+            (vocabulary(spm.pieces), spm.trainer.unk_id(), control)
         }
     };
     let unk = special.named("unk_token").map_or("None", TokenSpec::content);
@@ -246,19 +247,19 @@ fn read_spm(files: &TokenizerFiles, profile: Profile) -> Result<ModelFile> {
 
 type Vocabulary = Vec<(String, f64)>;
 
-fn vocabulary(spm: &ModelFile) -> Vocabulary {
-    spm.pieces.iter().map(|(piece, _, score)| (piece.clone(), f64::from(*score))).collect()
+fn vocabulary(pieces: Pieces) -> Vocabulary {
+    pieces.entries.into_iter().map(|(piece, _, score)| (piece, f64::from(score))).collect()
 }
 
 /// The control and user-defined pieces, which are set apart in text as added tokens are.
-fn control_pieces(spm: &ModelFile) -> Vec<tokenizers::AddedToken> {
-    let added = |(piece, kind, _): &Entry| match kind {
+fn control_pieces(pieces: &Pieces) -> Vec<tokenizers::AddedToken> {
+    let added = |(piece, kind, _): &(String, PieceType, f32)| match kind {
         PieceType::Control | PieceType::UserDefined => {
             Some(tokenizers::AddedToken::from(piece.as_str(), *kind == PieceType::Control).normalized(false))
         }
         _ => None,
     };
-    spm.pieces.iter().filter_map(added).collect()
+    pieces.entries.iter().filter_map(added).collect()
 }
 
 fn json_vocabulary(files: &TokenizerFiles, json: &[u8]) -> Result<Vocabulary> {

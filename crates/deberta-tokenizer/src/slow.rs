@@ -41,7 +41,7 @@ impl SlowTokenizer {
         let model =
             model.ok_or_else(|| TokenizerError::NeedsSpm { path: files.directory.clone(), profile: Profile::Slow })?;
         let spm = SentencePiece::read(model).map_err(|source| TokenizerError::Model { path, source })?;
-        let added = AddedTokens::assign(special, spm.ids());
+        let added = AddedTokens::assign(special, spm.pieces());
         let special_texts: Vec<String> = special.all().iter().map(|t| t.content().to_owned()).collect();
         let plain = added.tokens().map(|(_, t)| t).filter(|t| !t.special && t.is_normalized());
         let plain: Vec<String> = plain.map(|t| t.content.clone()).collect();
@@ -180,12 +180,12 @@ impl SlowTokenizer {
     }
 
     pub fn vocab_size(&self) -> usize {
-        self.spm.ids().len()
+        self.spm.pieces().different()
     }
 
     /// The number of different tokens, added ones included.
     pub fn len(&self) -> usize {
-        self.added.vocabulary_size(self.spm.ids())
+        self.added.vocabulary_size(self.spm.pieces())
     }
 
     /// The token of an id. An id beyond them all reads as the unknown token.

@@ -21,7 +21,7 @@ impl SentencePiece {
         let mut bytes = Vec::new();
         let (mut at_front, mut dropped_space) = (true, false);
         for &id in ids {
-            let Some((piece, kind, _)) = self.pieces.get(id as usize) else { continue };
+            let Some((piece, kind, _)) = self.pieces.entries.get(id as usize) else { continue };
             if *kind == PieceType::Byte {
                 bytes.extend(byte_of(piece));
                 continue;

@@ -1,7 +1,5 @@
 //! A model file, read and checked as SentencePiece checks it (`model_interface.cc`, `InitializePieces`).
 
-use std::collections::HashMap;
-
 use prost::Message;
 
 use super::char_map::CharMap;
@@ -14,10 +12,7 @@ pub(crate) type Entry = (String, PieceType, f32);
 
 /// A model file.
 pub(crate) struct ModelFile {
-    /// By id.
-    pub pieces: Vec<Entry>,
-    /// By what they read. Where a piece of text and another one read alike, the other one.
-    pub ids: HashMap<String, u32>,
+    pub pieces: Pieces,
     pub unknown_id: u32,
     /// By byte, where the model falls back on bytes.
     pub byte_ids: Option<Box<[u32; 256]>>,
@@ -34,23 +29,16 @@ impl ModelFile {
         if !normalizer.precompiled_charsmap().is_empty() {
             CharMap::read(normalizer.precompiled_charsmap()).map_err(broken_char_map)?;
         }
-        let mut reader = Reader { byte_fallback: trainer.byte_fallback(), ..Reader::default() };
+        let pieces = Vec::with_capacity(proto.pieces.len());
+        let mut reader = Reader { byte_fallback: trainer.byte_fallback(), pieces, unknown: None, bytes: [None; 256] };
         for piece in proto.pieces {
             reader.read(piece)?;
         }
+        let pieces = Pieces::new(reader.pieces)?;
         let unknown_id = reader.unknown.ok_or(ModelError::NoUnknown)?;
         let byte_ids = if trainer.byte_fallback() { Some(all_bytes(&reader.bytes)?) } else { None };
-        let mut ids = reader.text_ids;
-        ids.extend(reader.reserved_ids);
-        let file = Self {
-            pieces: reader.pieces,
-            ids,
-            unknown_id,
-            byte_ids,
-            trainer,
-            normalizer,
-            denormalizer: proto.denormalizer_spec,
-        };
+        let denormalizer = proto.denormalizer_spec;
+        let file = Self { pieces, unknown_id, byte_ids, trainer, normalizer, denormalizer };
         file.model_type()?;
         Ok(file)
     }
@@ -72,14 +60,16 @@ impl ModelFile {
                 allow_spaces_only: self.trainer.allow_whitespace_only_pieces(),
             });
         }
-        let entries = self.pieces.iter().enumerate().filter(|(_, (_, kind, _))| is_of_text(*kind));
-        let candidates: Vec<Candidate<'_>> = entries
-            .map(|(id, (piece, kind, score))| Candidate { id: id as u32, piece, score: *score, kind: *kind })
+        let candidates: Vec<Candidate<'_>> = self
+            .pieces
+            .sorted()
+            .filter(|(_, (_, kind, _))| is_of_text(*kind))
+            .map(|(id, (piece, kind, score))| Candidate { id, piece, score: *score, kind: *kind })
             .collect();
         if candidates.is_empty() {
             return Err(ModelError::Empty);
         }
-        let unigram = Unigram::new(self.pieces.len(), self.unknown_id, &candidates).ok_or(ModelError::Empty)?;
+        let unigram = Unigram::new(self.pieces.entries.len(), self.unknown_id, &candidates).ok_or(ModelError::Empty)?;
         Ok(Cutter::Unigram(unigram))
     }
 }
@@ -89,21 +79,53 @@ fn is_of_text(kind: PieceType) -> bool {
     matches!(kind, PieceType::Normal | PieceType::UserDefined | PieceType::Unused)
 }
 
+/// The pieces by id, and by what they read.
+pub(crate) struct Pieces {
+    pub entries: Vec<Entry>,
+    /// The ids in the order of what they read: a list is made several times as fast as a hash table. Where a piece of
+    /// text and another one read alike, the other one comes first.
+    by_text: Vec<u32>,
+    different: usize,
+}
+
+impl Pieces {
+    fn new(entries: Vec<Entry>) -> Result<Self, ModelError> {
+        let mut keys: Vec<(&str, bool, u32)> =
+            (0..).zip(&entries).map(|(id, (piece, kind, _))| (piece.as_str(), is_of_text(*kind), id)).collect();
+        keys.sort_unstable();
+        let twice = keys.windows(2).find(|w| (w[0].0, w[0].1) == (w[1].0, w[1].1));
+        if let Some([.., (piece, _, id)]) = twice {
+            let (id, piece) = (*id as usize, (*piece).to_owned());
+            return Err(ModelError::BadPiece { id, piece, reason: "it stands in the file twice" });
+        }
+        let alike = keys.windows(2).filter(|w| w[0].0 == w[1].0).count();
+        let by_text = keys.iter().map(|(.., id)| *id).collect();
+        Ok(Self { different: entries.len() - alike, by_text, entries })
+    }
+
+    /// The id of what reads so.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        let reads = |id: u32| self.entries[id as usize].0.as_str();
+        let place = self.by_text.partition_point(|id| reads(*id) < text);
+        self.by_text.get(place).copied().filter(|id| reads(*id) == text)
+    }
+
+    /// The number of different texts among them.
+    pub fn different(&self) -> usize {
+        self.different
+    }
+
+    fn sorted(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        self.by_text.iter().map(|id| (*id, &self.entries[*id as usize]))
+    }
+}
+
 /// The pieces so far.
 struct Reader {
     byte_fallback: bool,
     pieces: Vec<Entry>,
-    text_ids: HashMap<String, u32>,
-    reserved_ids: HashMap<String, u32>,
     unknown: Option<u32>,
     bytes: [Option<u32>; 256],
-}
-
-impl Default for Reader {
-    fn default() -> Self {
-        let (pieces, text_ids, reserved_ids) = Default::default();
-        Self { byte_fallback: false, pieces, text_ids, reserved_ids, unknown: None, bytes: [None; 256] }
-    }
 }
 
 impl Reader {
@@ -122,10 +144,6 @@ impl Reader {
         }
         if score.is_nan() {
             return Err(bad("its score is not a number"));
-        }
-        let ids = if is_of_text(kind) { &mut self.text_ids } else { &mut self.reserved_ids };
-        if ids.insert(piece.clone(), id as u32).is_some() {
-            return Err(bad("it stands in the file twice"));
         }
         match kind {
             PieceType::Unknown if self.unknown.replace(id as u32).is_some() => {

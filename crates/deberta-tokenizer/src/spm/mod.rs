@@ -13,9 +13,8 @@ mod proto;
 mod unigram;
 mod word;
 
-use std::collections::HashMap;
-
-pub(crate) use file::{Entry, ModelFile};
+use file::Entry;
+pub(crate) use file::{ModelFile, Pieces};
 pub(crate) use normalizer::SPACE;
 use normalizer::{Normalized, Normalizer};
 use proto::NormalizerSpec;
@@ -95,8 +94,7 @@ struct Span {
 
 /// A SentencePiece model.
 pub struct SentencePiece {
-    pieces: Vec<Entry>,
-    ids: HashMap<String, u32>,
+    pieces: Pieces,
     normalizer: Normalizer,
     denormalizer: Option<Normalizer>,
     cutter: Cutter,
@@ -117,7 +115,7 @@ impl SentencePiece {
         let file = ModelFile::read(bytes)?;
         let cutter = file.cutter()?;
         let of_type = |(piece, kind, _): &Entry| (*kind == PieceType::UserDefined).then(|| piece.clone());
-        let user_defined = file.pieces.iter().filter_map(of_type).collect();
+        let user_defined = file.pieces.entries.iter().filter_map(of_type).collect();
         let normalizer = |spec: &NormalizerSpec, space_is_suffix, user_defined| {
             Normalizer::new(spec, space_is_suffix, user_defined).map_err(broken_char_map)
         };
@@ -130,7 +128,6 @@ impl SentencePiece {
                 .transpose()?,
             unknown_surface: file.trainer.unk_surface().to_owned(),
             pieces: file.pieces,
-            ids: file.ids,
             unknown_id: file.unknown_id,
             byte_ids: file.byte_ids,
             cutter,
@@ -139,37 +136,36 @@ impl SentencePiece {
 
     /// The number of pieces.
     pub fn len(&self) -> usize {
-        self.pieces.len()
+        self.pieces.entries.len()
     }
 
     /// Never: a model has at least an unknown piece.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.pieces.entries.is_empty()
     }
 
     /// What a piece reads.
     pub fn piece(&self, id: u32) -> Option<&str> {
-        self.pieces.get(id as usize).map(|(piece, ..)| piece.as_str())
+        self.pieces.entries.get(id as usize).map(|(piece, ..)| piece.as_str())
     }
 
     /// The type of a piece.
     pub fn piece_type(&self, id: u32) -> Option<PieceType> {
-        self.pieces.get(id as usize).map(|(_, kind, _)| *kind)
+        self.pieces.entries.get(id as usize).map(|(_, kind, _)| *kind)
     }
 
     /// The natural logarithm of a piece's probability, as the file has it.
     pub fn score(&self, id: u32) -> Option<f32> {
-        self.pieces.get(id as usize).map(|(_, _, score)| *score)
+        self.pieces.entries.get(id as usize).map(|(_, _, score)| *score)
     }
 
     /// The id of a piece.
     pub fn id(&self, piece: &str) -> Option<u32> {
-        self.ids.get(piece).copied()
+        self.pieces.id(piece)
     }
 
-    /// The pieces with their ids.
-    pub(crate) fn ids(&self) -> &HashMap<String, u32> {
-        &self.ids
+    pub(crate) fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 
     /// The id of the unknown piece.
@@ -206,7 +202,7 @@ impl SentencePiece {
             match (unknown, &self.byte_ids, pieces.last_mut()) {
                 (true, Some(byte_ids), _) => pieces.extend(read.bytes().map(|byte| {
                     let id = byte_ids[usize::from(byte)];
-                    SpmPiece { id, piece: self.pieces[id as usize].0.clone(), start, end }
+                    SpmPiece { id, piece: self.pieces.entries[id as usize].0.clone(), start, end }
                 })),
                 // A run of unknown characters is one unknown piece.
                 (true, None, Some(last)) if after_unknown => {

@@ -57,10 +57,10 @@ struct Best {
 }
 
 impl Unigram {
-    /// `None` where the trie cannot be built, which takes more pieces than ids can count.
+    /// From the candidates in the order of what they read. `None` where the trie cannot be built, which takes more pieces
+    /// than ids can count.
     pub fn new(vocab_size: usize, unknown_id: u32, candidates: &[Candidate<'_>]) -> Option<Self> {
-        let mut keys: Vec<(&[u8], u32)> = candidates.iter().map(|c| (c.piece.as_bytes(), c.id)).collect();
-        keys.sort_unstable();
+        let keys: Vec<(&[u8], u32)> = candidates.iter().map(|c| (c.piece.as_bytes(), c.id)).collect();
         let trie = DoubleArray::new(DoubleArrayBuilder::build(&keys).ok()?).ok()?;
         // The bounds as the C++ has them: unless a score lies within, they stay.
         let (mut lowest, mut highest) = (f32::MAX, f32::MIN_POSITIVE);
