@@ -7,7 +7,7 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args as ClapArgs, ValueEnum};
 use deberta_tokenizer::{
     EncodeOptions, Encoding, Input, PadTo, Padding, Profile, Side, Tokenizer, Truncation, TruncationStrategy,
@@ -142,7 +142,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             break;
         }
         let inputs: Vec<Input<'_>> = records.iter().map(Record::input).collect();
-        for encoding in tokenizer.encode_batch(&inputs, &options)? {
+        let batch = tokenizer.encode_batch(&inputs, &options).map_err(|error| {
+            // The batch does not say which text it was.
+            let bad = inputs.iter().position(|input| tokenizer.encode(*input, &options).is_err());
+            anyhow!("{}: {error}", lines.place(records.len() - bad.unwrap_or(0) - 1))
+        })?;
+        for encoding in batch {
             serde_json::to_writer(&mut out, &args.row(&encoding))?;
             out.write_all(b"\n")?;
         }

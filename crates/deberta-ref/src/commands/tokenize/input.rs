@@ -70,6 +70,11 @@ impl Lines {
         Ok(records)
     }
 
+    /// Where the text stands that was read so many texts ago.
+    pub fn place(&self, ago: usize) -> String {
+        format!("{}, line {}", self.name, self.number - ago)
+    }
+
     fn next_line(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
         // A pair, or JSON's escapes, may take more than the longest text; no line needs more than this.
@@ -77,10 +82,10 @@ impl Lines {
         let mut reader = self.reader.by_ref().take(limit);
         let read = if self.whole { reader.read_to_end(&mut line) } else { reader.read_until(b'\n', &mut line) };
         read.with_context(|| format!("cannot read {}", self.name))?;
-        self.number += 1;
-        if line.is_empty() && !(self.whole && self.number == 1) {
+        if line.is_empty() && !(self.whole && self.number == 0) {
             return Ok(None);
         }
+        self.number += 1;
         if line.len() as u64 == limit {
             bail!("{}, line {}: is longer than {limit} bytes; break it up", self.name, self.number);
         }
@@ -91,7 +96,7 @@ impl Lines {
     }
 
     fn record(&self, line: Vec<u8>) -> anyhow::Result<Record> {
-        let place = || format!("{}, line {}", self.name, self.number);
+        let place = || self.place(0);
         let text = match String::from_utf8(line) {
             Ok(text) => text,
             Err(e) if self.lossy => String::from_utf8_lossy(e.as_bytes()).into_owned(),
