@@ -12,7 +12,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use deberta_tokenizer::{
     EncodeOptions, Encoding, Input, PadTo, Padding, Profile, Side, Tokenizer, Truncation, TruncationStrategy,
 };
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 
 use input::{Lines, Record};
 
@@ -207,23 +207,37 @@ impl Args {
         Ok(EncodeOptions { add_special_tokens, truncation, padding, add_prefix_space: self.add_prefix_space })
     }
 
-    fn row(&self, encoding: &Encoding) -> Value {
-        let mut row = Map::new();
-        row.insert("input_ids".to_owned(), json!(encoding.ids));
-        row.insert("tokens".to_owned(), json!(encoding.tokens));
-        row.insert("offsets".to_owned(), json!(encoding.offsets));
-        row.insert("token_type_ids".to_owned(), json!(encoding.type_ids));
-        row.insert("attention_mask".to_owned(), json!(encoding.attention_mask));
-        row.insert("special_tokens_mask".to_owned(), json!(encoding.special_tokens_mask));
-        if self.all_fields {
-            row.insert("byte_offsets".to_owned(), json!(encoding.byte_offsets));
-            row.insert("word_ids".to_owned(), json!(encoding.word_ids));
-            row.insert("sequence_ids".to_owned(), json!(encoding.sequence_ids));
+    fn row<'a>(&self, encoding: &'a Encoding) -> Row<'a> {
+        Row {
+            input_ids: &encoding.ids,
+            tokens: &encoding.tokens,
+            offsets: &encoding.offsets,
+            token_type_ids: &encoding.type_ids,
+            attention_mask: &encoding.attention_mask,
+            special_tokens_mask: &encoding.special_tokens_mask,
+            byte_offsets: self.all_fields.then_some(&encoding.byte_offsets),
+            word_ids: self.all_fields.then_some(&encoding.word_ids),
+            sequence_ids: self.all_fields.then_some(&encoding.sequence_ids),
+            overflowing: self.overflow.then(|| encoding.overflowing.iter().map(|w| self.row(w)).collect()),
         }
-        if self.overflow {
-            let windows: Vec<Value> = encoding.overflowing.iter().map(|w| self.row(w)).collect();
-            row.insert("overflowing".to_owned(), Value::Array(windows));
-        }
-        Value::Object(row)
     }
+}
+
+/// What is printed of an encoding.
+#[derive(Serialize)]
+struct Row<'a> {
+    input_ids: &'a [u32],
+    tokens: &'a [String],
+    offsets: &'a [(usize, usize)],
+    token_type_ids: &'a [u32],
+    attention_mask: &'a [u32],
+    special_tokens_mask: &'a [u32],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    byte_offsets: Option<&'a Vec<(usize, usize)>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    word_ids: Option<&'a Vec<Option<u32>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sequence_ids: Option<&'a Vec<Option<u8>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overflowing: Option<Vec<Row<'a>>>,
 }

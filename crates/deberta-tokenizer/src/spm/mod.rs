@@ -21,9 +21,9 @@ use proto::NormalizerSpec;
 pub use proto::{ModelType, PieceType};
 use unigram::Unigram;
 
-/// The longest text that is taken at once, in bytes. At 16 bytes of working memory for each byte of text, this bounds
-/// the memory of one text to about four gigabytes.
-pub const MAX_TEXT_BYTES: usize = 1 << 28;
+/// The longest text that is taken at once, in bytes. Working memory is some 60 bytes for each byte of text, three times
+/// that in the fast profiles, so this bounds it to what a machine has.
+pub const MAX_TEXT_BYTES: usize = 1 << 26;
 
 /// What is wrong with a SentencePiece model file.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
