@@ -32,7 +32,8 @@ pub(crate) struct Entry {
 pub(crate) fn read(map: &MappedFile, file: usize) -> Result<Contents, Error> {
     let entries = entries(map)?;
     let root = root(map, &entries)?;
-    let big_endian = match find(&entries, &format!("{root}byteorder")).map(|e| &map.bytes()[e.range.clone()]) {
+    let byteorder = find(&entries, &format!("{root}byteorder")).map(|e| content(map, e)).transpose()?;
+    let big_endian = match byteorder.as_deref() {
         None | Some(b"little") => false,
         Some(b"big") => true,
         Some(_) => return Err(damaged(map, format!("{root}byteorder is neither little nor big"))),

@@ -23,8 +23,9 @@ pub(crate) fn parse(bytes: &[u8]) -> (Pickle<'_>, Result<(), PickleError>) {
         memo: HashMap::new(),
         global_ids: HashMap::new(),
         budget: bytes.len().saturating_add(SLACK),
+        misuse: None,
     };
-    let outcome = machine.run();
+    let outcome = machine.run().and_then(|()| machine.misuse.take().map_or(Ok(()), Err));
     machine.pickle.len = machine.at;
     (machine.pickle, outcome)
 }
@@ -45,6 +46,9 @@ struct Machine<'a> {
     memo: HashMap<u64, Id>,
     global_ids: HashMap<(String, String), u32>,
     budget: usize,
+    /// The first attempt to change what is no container, such as a module. It is an error, but one that does not hide what
+    /// the pickle goes on to ask for.
+    misuse: Option<PickleError>,
 }
 
 type Step<T = ()> = Result<T, PickleError>;
@@ -324,7 +328,7 @@ impl<'a> Machine<'a> {
                 let target = self.top()?;
                 match &mut self.pickle.nodes[target.0 as usize] {
                     Node::Call(call) => call.state = Some(state),
-                    _ => return Err(self.misfit()),
+                    _ => self.note_misuse(),
                 }
             }
             b'Q' => {
@@ -353,7 +357,7 @@ impl<'a> Machine<'a> {
         match &mut self.pickle.nodes[target.0 as usize] {
             Node::List(list) | Node::Set(list) => list.extend(items),
             Node::Call(call) => call.list.extend(items),
-            _ => return Err(self.misfit()),
+            _ => self.note_misuse(),
         }
         Ok(())
     }
@@ -364,7 +368,7 @@ impl<'a> Machine<'a> {
         match &mut self.pickle.nodes[target.0 as usize] {
             Node::Dict(dict) => dict.extend(pairs),
             Node::Call(call) => call.items.extend(pairs),
-            _ => return Err(self.misfit()),
+            _ => self.note_misuse(),
         }
         Ok(())
     }
@@ -567,6 +571,11 @@ impl<'a> Machine<'a> {
 
     fn misfit(&self) -> PickleError {
         PickleError::Stack { at: self.op.at, opcode: self.op.name }
+    }
+
+    fn note_misuse(&mut self) {
+        let misfit = self.misfit();
+        self.misuse.get_or_insert(misfit);
     }
 
     fn too_large(&self) -> PickleError {

@@ -14,6 +14,8 @@
 
 pub(crate) mod globals;
 mod machine;
+#[cfg(test)]
+mod tests;
 mod value;
 
 pub use globals::RefusedGlobal;
