@@ -176,6 +176,11 @@ impl Checkpoint {
         }
     }
 
+    /// Files that together are one checkpoint.
+    pub(crate) fn open_files(path: &Path, files: &[PathBuf]) -> Result<Self, Error> {
+        Self::open_shards(path, path, files, &[])
+    }
+
     fn open_shards(path: &Path, index: &Path, files: &[PathBuf], names: &[(String, usize)]) -> Result<Self, Error> {
         let mut all = Contents::default();
         let mut maps = Vec::new();

@@ -138,6 +138,16 @@ pub enum Error {
         /// The output.
         path: PathBuf,
     },
+    /// The output is there and of the other kind.
+    #[error("{}: is {found}, and {wanted} would be written; an --output that ends in .safetensors is a file, any other a folder", path.display())]
+    OutputKind {
+        /// The output.
+        path: PathBuf,
+        /// What is there.
+        found: &'static str,
+        /// What would be written.
+        wanted: &'static str,
+    },
     /// The output would replace what is being read.
     #[error("{}: the output is the source itself; choose another --output", path.display())]
     OutputIsSource {
@@ -161,6 +171,14 @@ pub enum Error {
         tensor: String,
         /// The offset within the tensor of the first byte that differs.
         at: usize,
+    },
+    /// The further proof that was asked for failed. Nothing is left behind.
+    #[error("{}: not written: {source}", path.display())]
+    FurtherProof {
+        /// The output.
+        path: PathBuf,
+        /// What it found.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Stopped on request. Nothing is left behind.
     #[error("stopped; no output was left behind")]

@@ -1,11 +1,13 @@
 //! Every file of fixtures/checkpoints against its manifest: what PyTorch, TensorFlow and h5py hold in it.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod common;
 
 use std::collections::BTreeSet;
 
 use common::{Case, manifest, sha256};
-use deberta_checkpoint::convert::{Names, Options, OutputDtype, Unknown, convert};
+use deberta_checkpoint::convert::{BothSides, Names, Options, OutputDtype, Unknown, convert, convert_and};
+use deberta_checkpoint::inspect::{Presence, inspect};
 use deberta_checkpoint::{Checkpoint, Error};
 use deberta_testkit::fixtures;
 
@@ -137,4 +139,46 @@ fn a_damaged_byte_in_a_checked_format_is_found() {
     let error = convert(&Options { source, ..options(&case, &output) }, &(), &false.into()).unwrap_err();
     assert!(error.to_string().contains("checksum"), "{error}");
     assert!(!output.exists());
+}
+
+#[test]
+fn a_further_proof_that_fails_leaves_no_output() {
+    let case = manifest().into_iter().find(|c| c.name == "models/huggingface").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out");
+    let seen = std::sync::atomic::AtomicUsize::new(0);
+    let further = |sides: &BothSides<'_>| {
+        seen.store(sides.output.tensors().len(), std::sync::atomic::Ordering::Relaxed);
+        assert!(sides.model.is_some());
+        Err("not good enough".into())
+    };
+    let error = convert_and(&options(&case, &output), &(), &false.into(), Some(&further)).unwrap_err();
+    assert!(error.to_string().contains("not good enough"), "{error}");
+    assert_eq!(seen.into_inner(), case.tensors.len());
+    assert!(std::fs::read_dir(folder.path()).unwrap().next().is_none());
+}
+
+#[test]
+fn inspection_tells_heads_and_what_is_besides() {
+    let found = inspect(&fixtures("checkpoints/models/wrapped")).unwrap();
+    assert_eq!(found.format.as_deref(), Some("torch-zip"));
+    let presence = |head: &str| found.heads.iter().find(|h| h.head == head).unwrap().presence;
+    assert_eq!(presence("base"), Presence::Present);
+    assert_eq!(presence("masked-lm"), Presence::Present);
+    assert_eq!(presence("question-answering"), Presence::Absent);
+    assert_eq!(presence("replaced-token-detection"), Presence::Absent);
+    assert!(found.unused.contains_key("optimizer.state.0.exp_avg"), "{:?}", found.unused);
+    assert_eq!(found.others["step"], "5");
+    assert!(!found.is_suspicious());
+    assert_eq!(found.aliases.len(), 2, "{:?}", found.aliases);
+}
+
+#[test]
+fn inspection_describes_what_conversion_refuses() {
+    for form in ["zip", "legacy"] {
+        let found = inspect(&fixtures(&format!("checkpoints/refused/system.{form}.bin"))).unwrap();
+        assert!(found.format.is_none() && found.is_suspicious());
+        let calls: Vec<&str> = found.pickles.iter().flat_map(|p| &p.calls).map(|c| c.call.as_str()).collect();
+        assert_eq!(calls, ["posix.system(\"echo this must never run\")"], "{form}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Files that are damaged, hostile or strange: each is read or refused in a sentence; none panics, hangs, runs anything, or
 //! takes more than 64 MB beyond its own size.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod common;
 

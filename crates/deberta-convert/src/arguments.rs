@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory, Parser, ValueEnum};
 use deberta_checkpoint::convert::{Names, Options, OutputDtype, Unknown};
 
 /// Converts a PyTorch or TensorFlow checkpoint of DeBERTa-v2 or v3 to safetensors.
@@ -62,6 +62,10 @@ pub struct Arguments {
     #[arg(long)]
     pub no_proof: bool,
 
+    /// Also run the model on the source and on the output, and compare every hidden state and output to the bit (with --dtype keep)
+    #[arg(long)]
+    pub prove_forward: bool,
+
     /// Print nothing but errors and warnings
     #[arg(short, long)]
     pub quiet: bool,
@@ -111,6 +115,19 @@ pub enum UnknownArgument {
 }
 
 impl Arguments {
+    /// Refuses combinations that make no sense, as wrong usage.
+    pub fn check(&self) {
+        let narrows = matches!(self.dtype, DtypeArgument::F16 | DtypeArgument::Bf16);
+        let problem = if self.prove_forward && narrows {
+            "--prove-forward compares to the bit, which rounded weights cannot pass; leave --dtype out"
+        } else if self.prove_forward && matches!(self.names, NamesArgument::Keep) {
+            "--prove-forward needs names that the model knows; leave --names keep out"
+        } else {
+            return;
+        };
+        Self::command().error(clap::error::ErrorKind::ArgumentConflict, problem).exit()
+    }
+
     /// The same for the library.
     pub fn options(&self) -> Options {
         Options {
@@ -184,7 +201,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Arguments::command().debug_assert();
     }
 }

@@ -1,6 +1,7 @@
 //! The program `deberta-convert`: arguments in, exit code out. The work is done by `deberta-checkpoint`.
 
 mod arguments;
+mod forward;
 mod progress;
 mod summary;
 
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use clap::Parser;
-use deberta_checkpoint::convert::{Progress, convert};
+use deberta_checkpoint::convert::{FurtherProof, Progress, convert_and};
 
 use arguments::Arguments;
 
@@ -36,17 +37,19 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     })
     .context("cannot listen for Ctrl-C")?;
     let options = arguments.options();
+    arguments.check();
     if let Some(path) = &arguments.report {
         summary::check_report_path(path, &options)?;
     }
     let bar = progress::Bar::new(arguments.quiet);
     let progress: &dyn Progress = &bar;
-    let outcome = convert(&options, progress, &stop);
+    let further: Option<FurtherProof<'_>> = if arguments.prove_forward { Some(&forward::prove) } else { None };
+    let outcome = convert_and(&options, progress, &stop, further);
     bar.finish();
     let report = outcome?;
     if let Some(path) = &arguments.report {
         summary::write_report(path, &report)?;
     }
-    summary::print(&report, arguments.quiet);
+    summary::print(&report, arguments);
     Ok(())
 }

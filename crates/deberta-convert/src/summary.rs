@@ -5,6 +5,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use deberta_checkpoint::convert::{Options, Report};
 
+use crate::arguments::Arguments;
+
 /// How many lines of a kind are printed; the report has all.
 const SHOWN: usize = 12;
 
@@ -28,20 +30,21 @@ pub fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
         path.file_name().unwrap_or_default().to_string_lossy(),
         std::process::id()
     ));
-    std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path)).map_err(|error| {
+    let written = std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path));
+    if written.is_err() {
+        // It may not even be there.
         let _ = std::fs::remove_file(&partial);
-        error
-    })?;
-    Ok(())
+    }
+    written.with_context(failed)
 }
 
 /// Prints a report for people.
-pub fn print(report: &Report, quiet: bool) {
+pub fn print(report: &Report, arguments: &Arguments) {
     for warning in report.warnings.iter().take(SHOWN) {
         eprintln!("warning: {warning}");
     }
     rest(report.warnings.len());
-    if quiet {
+    if arguments.quiet {
         return;
     }
     for name in report.unknown.iter().take(SHOWN) {
@@ -75,6 +78,9 @@ pub fn print(report: &Report, quiet: bool) {
     }
     if report.proven {
         println!("proven   every tensor was read back and equals the source's to the bit");
+        if arguments.prove_forward {
+            println!("proven   the model computes the same from both, to the bit");
+        }
     } else {
         println!("unproven the output was not compared with the source (--no-proof)");
     }

@@ -1,4 +1,5 @@
 //! The program as people use it: what it writes, what it refuses, and what is there after it was stopped.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -383,4 +384,16 @@ fn asked_to_stop_it_says_so_and_leaves_nothing() {
         }
         assert!(stopped, "{signal}");
     }
+}
+
+#[test]
+fn a_forward_pass_proves_every_family_of_names() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["huggingface", "microsoft-first", "tf-h5", "tf-1"] {
+        let source = fixtures(&format!("checkpoints/models/{name}"));
+        let said = succeed(&source, &folder.path().join(name), &["--prove-forward"]);
+        assert!(said.contains("the model computes the same"), "{said}");
+    }
+    let wrong = convert(&model(), &folder.path().join("x"), &["--prove-forward", "--dtype", "f16"]);
+    assert_eq!(wrong.status.code(), Some(2));
 }

@@ -90,8 +90,12 @@ pub(crate) fn parse(found: &Found) -> Result<DebertaV2Config, Error> {
 }
 
 /// Fields that follow from the checkpoint where the configuration is silent, each with its value.
-pub(crate) fn complete(found: &mut Found, names: &Names) -> BTreeMap<String, Value> {
+/// One file of two models has one configuration: the number of layers is then each model's own.
+pub(crate) fn complete(found: &mut Found, part: &str, names: &Names) -> BTreeMap<String, Value> {
     let mut set = BTreeMap::new();
+    if !part.is_empty() {
+        set.insert("num_hidden_layers".to_owned(), json!(layers(names)));
+    }
     let has = |prefix: &str| names.any_starts(prefix);
     if !found.value.contains_key("legacy") {
         if has("lm_predictions.lm_head.") && !has("cls.predictions.") {
@@ -179,7 +183,6 @@ fn infer(names: &Names) -> Option<Map<String, Value>> {
     let vocab = at("deberta.embeddings.word_embeddings.weight", 0)?;
     let width = at("deberta.embeddings.word_embeddings.weight", 1)?;
     let hidden = at("deberta.embeddings.LayerNorm.weight", 0)?;
-    let layers = (0..).take_while(|i| names.any_starts(&format!("deberta.encoder.layer.{i}."))).count();
     let layer = |rest: &str| format!("deberta.encoder.layer.0.{rest}");
     let has = |name: &str| shape(name).is_some();
     let relative = at("deberta.encoder.rel_embeddings.weight", 0);
@@ -196,7 +199,7 @@ fn infer(names: &Names) -> Option<Map<String, Value>> {
     if width != hidden {
         set("embedding_size", json!(width));
     }
-    set("num_hidden_layers", json!(layers));
+    set("num_hidden_layers", json!(layers(names)));
     set("num_attention_heads", json!((hidden / 64).max(1)));
     if let Some(intermediate) = at(&layer("intermediate.dense.bias"), 0) {
         set("intermediate_size", json!(intermediate));
@@ -221,4 +224,9 @@ fn infer(names: &Names) -> Option<Map<String, Value>> {
         set("conv_groups", json!(hidden.checked_div(*per_group).unwrap_or(1)));
     }
     Some(map)
+}
+
+/// How many layers there are.
+fn layers(names: &Names) -> usize {
+    (0..).take_while(|i| names.any_starts(&format!("deberta.encoder.layer.{i}."))).count()
 }

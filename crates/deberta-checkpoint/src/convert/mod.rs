@@ -1,8 +1,8 @@
 //! From a checkpoint of any format to safetensors, with proof.
 //!
-//! 1. [`plan`]: which tensors are written under which names, and what becomes of the rest. Nothing is read but headers.
-//! 2. [`write`](self::write): each file is written under no name, or under a temporary one beside the output.
-//! 3. [`prove`](self::proof): each is opened anew and compared to the bit with the source.
+//! 1. `plan`: which tensors are written under which names, and what becomes of the rest. Nothing is read but headers.
+//! 2. `write`: each file is written under no name, or under a temporary one beside the output.
+//! 3. `proof`: each is opened anew and compared to the bit with the source.
 //! 4. Only then do they get their names.
 
 mod config;
@@ -16,6 +16,7 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use deberta_model::{DebertaV2Config, Head};
 use serde::Serialize;
 
 pub use report::{ConfigReport, Dropped, FileReport, Report, TensorReport};
@@ -107,6 +108,21 @@ impl Progress for () {
     fn advance(&self, _bytes: u64) {}
 }
 
+/// The source and the output, both open, before the output gets its name.
+pub struct BothSides<'b> {
+    /// The source.
+    pub source: &'b Checkpoint,
+    /// What the names of the source's model begin with; empty where the file holds one model.
+    pub part: &'b str,
+    /// The output.
+    pub output: &'b Checkpoint,
+    /// The model's configuration, and its head; `None` where names are kept.
+    pub model: Option<(&'b DebertaV2Config, Head)>,
+}
+
+/// A further look at both sides: what it finds wrong keeps the output from getting its name.
+pub type FurtherProof<'p> = &'p dyn Fn(&BothSides<'_>) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
 /// The run at hand: where progress goes, and whether to stop.
 pub(crate) struct Run<'r> {
     pub progress: &'r dyn Progress,
@@ -131,6 +147,19 @@ pub(crate) const CHUNK: usize = 4 << 20;
 /// # Errors
 /// Each names the file, tensor or key and what to do; after any of them there is no output.
 pub fn convert(options: &Options, progress: &dyn Progress, stop: &AtomicBool) -> Result<Report, Error> {
+    convert_and(options, progress, stop, None)
+}
+
+/// The same with a further proof, made after the comparison and before the output gets its name.
+///
+/// # Errors
+/// The same, and [`Error::FurtherProof`].
+pub fn convert_and(
+    options: &Options,
+    progress: &dyn Progress,
+    stop: &AtomicBool,
+    further: Option<FurtherProof<'_>>,
+) -> Result<Report, Error> {
     let run = Run { progress, stop };
     let target = output::Target::new(&options.output)?;
     let checkpoint = Checkpoint::open(&options.source)?;
@@ -159,6 +188,14 @@ pub fn convert(options: &Options, progress: &dyn Progress, stop: &AtomicBool) ->
         let found = proof::prove(&checkpoint, &plan, &written, options, &run)?;
         report.record(source_hashes, found);
     }
+    if let Some(further) = further {
+        let paths = written.iter().map(|w| w.partial.open_anew());
+        let paths: Vec<PathBuf> = paths.map(|p| p.map(|p| p.path().to_owned())).collect::<Result<_, _>>()?;
+        let output = Checkpoint::open_files(&options.output, &paths)?;
+        let model = plan.model.as_ref().map(|(config, head)| (config, *head));
+        let sides = BothSides { source: &checkpoint, part: plan.part, output: &output, model };
+        further(&sides).map_err(|source| Error::FurtherProof { path: options.output.clone(), source })?;
+    }
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Interrupted);
     }
@@ -170,10 +207,11 @@ pub fn convert(options: &Options, progress: &dyn Progress, stop: &AtomicBool) ->
 pub(crate) fn config_of(
     checkpoint: &Checkpoint,
     source: &Path,
+    part: &str,
     names: &crate::name_map::Names,
-) -> Result<(deberta_model::DebertaV2Config, String), Error> {
+) -> Result<(DebertaV2Config, String), Error> {
     let mut found = config::find(checkpoint, source, None, names)?;
-    config::complete(&mut found, names);
+    config::complete(&mut found, part, names);
     Ok((config::parse(&found)?, found.from))
 }
 

@@ -57,9 +57,16 @@ impl Target {
         }
         let exists = fs::symlink_metadata(output).is_ok();
         let empty = fs::read_dir(output).is_ok_and(|mut entries| entries.next().is_none());
-        let directory_as_file = matches!(self, Self::File(_)) && output.is_dir();
-        let file_as_directory = matches!(self, Self::Directory(_)) && exists && !output.is_dir();
-        if (exists && !force && !(empty && !directory_as_file)) || directory_as_file || file_as_directory {
+        match self {
+            Self::File(path) if path.is_dir() => {
+                return Err(Error::OutputKind { path: path.clone(), found: "a folder", wanted: "a file" });
+            }
+            Self::Directory(path) if exists && !path.is_dir() => {
+                return Err(Error::OutputKind { path: path.clone(), found: "a file", wanted: "a folder" });
+            }
+            _ => {}
+        }
+        if exists && !force && !empty {
             return Err(Error::OutputExists { path: output.into() });
         }
         Ok(())

@@ -79,7 +79,10 @@ pub(crate) struct Plan {
     /// Names that the schema does not know and that are written all the same.
     pub unknown: Vec<String>,
     pub family: Family,
-    pub head: Option<Head>,
+    /// Configuration and head, where names are not kept.
+    pub model: Option<(DebertaV2Config, Head)>,
+    /// What the names of the model in the source begin with.
+    pub part: &'static str,
     pub config: Option<(Value, ConfigReport)>,
     pub warnings: Vec<String>,
     folder: PathBuf,
@@ -98,7 +101,8 @@ pub(crate) fn plan(checkpoint: &Checkpoint, options: &Options, target: &Target) 
         dropped: Vec::new(),
         unknown: Vec::new(),
         family: names.family,
-        head: None,
+        model: None,
+        part,
         config: None,
         warnings: Vec::new(),
         folder: companion_folder(&options.source)?,
@@ -181,7 +185,7 @@ impl Plan {
         names: &name_map::Names,
     ) -> Result<(), Error> {
         let mut found = config::find(checkpoint, &options.source, options.config.as_deref(), names)?;
-        let set = config::complete(&mut found, names);
+        let set = config::complete(&mut found, part, names);
         let model = config::parse(&found)?;
         let head = config::head(&found.value, names);
         let parameters = parameters(&model, head, names);
@@ -198,11 +202,11 @@ impl Plan {
                 model.num_attention_heads
             ));
         }
-        self.head = Some(head);
         self.place(checkpoint, options, resolved.mapped)?;
         self.leave(checkpoint, options, part, resolved.leftover);
         let value = config::output(&model, &found, head, options);
         self.config = Some((value, ConfigReport { from: found.from, set }));
+        self.model = Some((model, head));
         Ok(())
     }
 

@@ -132,7 +132,7 @@ impl Report {
             family: plan.family.name().into(),
             names: options.names,
             dtype: options.dtype,
-            head: plan.head.map(|h| h.name().into()),
+            head: plan.model.as_ref().map(|(_, head)| head.name().into()),
             config: plan.config.as_ref().map(|(_, report)| report.clone()),
             tensors: tensors(plan),
             ties: plan.ties.clone(),

@@ -46,7 +46,7 @@ pub(super) struct Told {
 pub(super) fn of(checkpoint: &Checkpoint, path: &Path) -> Result<Told, Error> {
     let part = name_map::parts(checkpoint).first().copied().unwrap_or_default();
     let names = Names::of(checkpoint, part);
-    let (config, from) = convert::config_of(checkpoint, path, &names)?;
+    let (config, from) = convert::config_of(checkpoint, path, part, &names)?;
     let base: HashSet<String> = schema(&config, Head::Base).into_iter().map(|p| p.name).collect();
     let mut heads = Vec::new();
     let mut unused: Option<BTreeMap<String, String>> = None;

@@ -1,7 +1,7 @@
 //! From the names of a checkpoint to the parameters of the schema.
 //!
 //! A name is first made canonical (wrapping prefixes off, TensorFlow's scopes to dots), then looked up in the rules of its
-//! family ([`rules`]); a rule says which parameter it becomes and how its elements are rearranged. Then every parameter of
+//! family (`rules`); a rule says which parameter it becomes and how its elements are rearranged. Then every parameter of
 //! the schema takes its source, and what is missing, wrongly shaped or left over is listed, all at once.
 
 mod canonical;

@@ -261,7 +261,7 @@ impl<'c> Resolver<'c> {
 
     /// Lets every tensor claim what it may be.
     fn collect(&mut self) {
-        let links = self.checkpoint.links().iter().filter_map(|(name, _)| Some((name, self.checkpoint.get(name)?)));
+        let links = self.checkpoint.links().keys().filter_map(|name| Some((name, self.checkpoint.get(name)?)));
         let derived = self.checkpoint.derived().iter().map(|t| (&t.name, t));
         let tensors: Vec<_> = self.checkpoint.tensors().map(|t| (&t.name, t)).chain(links).chain(derived).collect();
         for (name, tensor) in tensors {
