@@ -89,7 +89,7 @@ fn erf_one(x: f32) -> f32 {
         r = r.mul_add(s, -2.676_813_5e-2);
         r = r.mul_add(s, 1.128_199_25e-1);
         r = r.mul_add(s, -3.761_253_4e-1);
-        r = r.mul_add(s, 1.283_791_66e-1);
+        r = r.mul_add(s, 1.283_791_7e-1);
         r.mul_add(x, x)
     };
     let far = {
