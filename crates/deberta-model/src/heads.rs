@@ -127,7 +127,7 @@ pub(crate) fn scalar<T: Real>(value: T) -> ArrayD<T> {
     arr0(value).into_dyn()
 }
 
-/// Positions [B] (or [B, 1]) as one whole number a sequence.
+/// Positions \[B\] (or [B, 1]) as one whole number a sequence.
 pub(crate) fn one_each(
     input: &'static str,
     values: &ArrayD<i64>,

@@ -68,9 +68,9 @@ pub struct Inputs<T> {
     pub position_ids: Option<ArrayD<i64>>,
     /// What the loss compares with; see the heads for the shapes.
     pub labels: Option<Labels>,
-    /// Where the answers begin, [B].
+    /// Where the answers begin, \[B\].
     pub start_positions: Option<ArrayD<i64>>,
-    /// Where the answers end, [B].
+    /// Where the answers end, \[B\].
     pub end_positions: Option<ArrayD<i64>>,
 }
 

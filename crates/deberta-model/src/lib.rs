@@ -1,9 +1,9 @@
 //! DeBERTa-v2 and v3, equation by equation, generic over `f32` and `f64`.
 //!
-//! A model is given a [`DebertaV2Config`] and named arrays; it does no I/O and knows no file format. [`schema`] is the
+//! A model is given a [`DebertaV2Config`] and named arrays; it does no I/O and knows no file format. [`schema()`] is the
 //! one list of its parameters.
 
-//! Reading order, which is the paper's: [`config`], [`schema`], the embeddings, [`relative_position`], disentangled
+//! Reading order, which is the paper's: [`config`], [`mod@schema`], the embeddings, [`relative_position`], disentangled
 //! attention, the layer, the convolution, the encoder, the enhanced mask decoder, the heads, and [`model`], which puts
 //! them together. [`profile`] says what differs between reference implementations, and [`trace`] lets an observer see
 //! every intermediate.

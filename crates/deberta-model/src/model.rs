@@ -93,7 +93,7 @@ struct Predicted<T> {
 }
 
 impl<'w, T: Real> Model<'w, T> {
-    /// Builds a model from arrays named as in [`crate::schema`]; arrays it does not know are ignored.
+    /// Builds a model from arrays named as in [`crate::schema()`]; arrays it does not know are ignored.
     ///
     /// # Errors
     /// [`ModelError::Weights`], which names every parameter that is missing or misshapen.
@@ -293,7 +293,7 @@ fn choices<T>(inputs: &Inputs<T>) -> Result<usize, ModelError> {
     }
 }
 
-/// [B·C, 1] logits as [B, C], and the cross-entropy of the right choices [B].
+/// [B·C, 1] logits as [B, C], and the cross-entropy of the right choices \[B\].
 fn choose<T: Real>(
     logits: Array2<T>,
     choices: usize,

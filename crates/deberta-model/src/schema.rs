@@ -1,7 +1,7 @@
 //! The one list of parameters of a model: name, shape, role, and whether a checkpoint must hold it.
 //!
 //! Names are those of Hugging Face's state dict. Loading, converting, inspecting, name maps and fixtures all ask
-//! [`schema`]; no second list exists.
+//! [`schema()`]; no second list exists.
 
 use std::fmt;
 use std::str::FromStr;

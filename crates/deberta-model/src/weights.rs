@@ -13,7 +13,7 @@ use crate::schema::{Head, Parameter, Presence, schema, schema_under};
 /// The path of the layer that an attention by itself is taken from.
 pub(crate) const ONLY_LAYER: &str = "deberta.encoder.layer.0";
 
-/// The parameters of a model by their names in [`schema`]. Arrays may be views of somebody else's memory.
+/// The parameters of a model by their names in [`schema()`]. Arrays may be views of somebody else's memory.
 pub struct Weights<'w, T: Clone> {
     arrays: BTreeMap<String, CowArray<'w, T, IxDyn>>,
 }
@@ -99,7 +99,7 @@ impl<'w, T: Real> Weights<'w, T> {
     }
 }
 
-/// `torch.nn.Linear`: weight [O, I], bias [O] or none.
+/// `torch.nn.Linear`: weight [O, I], bias \[O\] or none.
 pub(crate) struct Linear<'w, T: Clone> {
     weight: CowArray<'w, T, Ix2>,
     bias: Option<CowArray<'w, T, Ix1>>,

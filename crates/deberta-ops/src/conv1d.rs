@@ -1,4 +1,4 @@
-//! One-dimensional convolution over the sequence: y[l, o] = b[o] + Σ_t Σ_c W[o, c, t] · x[l + t − (k − 1)/2, c],
+//! One-dimensional convolution over the sequence: y[l, o] = b\[o\] + Σ_t Σ_c W[o, c, t] · x[l + t − (k − 1)/2, c],
 //! rows outside the sequence being zero. With groups, output channel o sees the input channels of its own group only.
 //!
 //! As `torch.nn.Conv1d` with `padding = (k − 1) / 2`, but with channels last. The rows that a tap can reach are laid
@@ -11,7 +11,7 @@ use crate::{Real, linear_wide};
 /// The convolution of one sequence, before it is rounded to the type of the data.
 ///
 /// # Shapes
-/// `x` [L, E], `weight` [O, E / groups, k] with k odd, `bias` [O]; returns [L, O].
+/// `x` [L, E], `weight` [O, E / groups, k] with k odd, `bias` \[O\]; returns [L, O].
 ///
 /// # Panics
 /// If the shapes do not agree, `k` is even, or `groups` does not divide E and O.

@@ -22,7 +22,7 @@ pub struct LossError {
 /// ℓ_n = log Σ_c exp(x_nc) − x_n,label for each row whose label is not `ignored`, in order.
 ///
 /// # Shapes
-/// `logits` [N, C], `labels` [N]; returns at most N numbers.
+/// `logits` [N, C], `labels` \[N\]; returns at most N numbers.
 ///
 /// # Errors
 /// A label that is neither `ignored` nor a class.
@@ -47,7 +47,7 @@ pub fn cross_entropy_each<T: Real>(
 /// The mean of [`cross_entropy_each`] (`torch.nn.CrossEntropyLoss`).
 ///
 /// # Shapes
-/// `logits` [N, C], `labels` [N].
+/// `logits` [N, C], `labels` \[N\].
 ///
 /// # Errors
 /// A label that is neither `ignored` nor a class.

@@ -12,7 +12,7 @@ use crate::Real;
 /// The rows of a table at `indices`.
 ///
 /// # Shapes
-/// `table` [V, E], `indices` [N], each below V; returns [N, E].
+/// `table` [V, E], `indices` \[N\], each below V; returns [N, E].
 ///
 /// # Panics
 /// If an index is out of range; callers check what comes from a user first.

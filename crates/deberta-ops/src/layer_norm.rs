@@ -1,6 +1,6 @@
 //! Layer normalization: y = (x − μ) / √(σ² + ε) · γ + β over the last axis, σ² the biased variance.
 //!
-//! The mean and the variance are two passes, accumulated in `f64`; E[x²] − E[x]² is not used, as it loses every digit
+//! The mean and the variance are two passes, accumulated in `f64`; E\[x²\] − E\[x\]² is not used, as it loses every digit
 //! where |μ| ≫ σ. A row that holds NaN becomes NaN.
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
@@ -10,7 +10,7 @@ use crate::Real;
 /// Normalizes each row of `x`, which may be wider than the result.
 ///
 /// # Shapes
-/// `x` [N, E], `weight` (γ) [E], `bias` (β) [E]; returns [N, E].
+/// `x` [N, E], `weight` (γ) \[E\], `bias` (β) \[E\]; returns [N, E].
 ///
 /// # Panics
 /// If the shapes do not agree.
@@ -29,7 +29,7 @@ pub fn layer_norm<S: Real, T: Real>(
 /// Normalizes each row of x + residual, in one pass over the two.
 ///
 /// # Shapes
-/// `x` and `residual` [N, E], `weight` (γ) [E], `bias` (β) [E]; returns [N, E].
+/// `x` and `residual` [N, E], `weight` (γ) \[E\], `bias` (β) \[E\]; returns [N, E].
 ///
 /// # Panics
 /// If the shapes do not agree.

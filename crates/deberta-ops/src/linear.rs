@@ -17,7 +17,7 @@ pub const SMALL_PRODUCT: usize = 1 << 22;
 /// y = x·Wᵀ + b.
 ///
 /// # Shapes
-/// `x` [N, I], `weight` [O, I], `bias` [O]; returns [N, O].
+/// `x` [N, I], `weight` [O, I], `bias` \[O\]; returns [N, O].
 ///
 /// # Panics
 /// If the shapes do not agree.
@@ -36,7 +36,7 @@ pub fn linear<T: Real>(x: ArrayView2<'_, T>, weight: ArrayView2<'_, T>, bias: Op
 /// y = x·Wᵀ + b, before it is rounded to the type of the data: for what is summed, activated or normalized next.
 ///
 /// # Shapes
-/// `x` [N, I], `weight` [O, I], `bias` [O]; returns [N, O].
+/// `x` [N, I], `weight` [O, I], `bias` \[O\]; returns [N, O].
 ///
 /// # Panics
 /// If the shapes do not agree.

@@ -21,7 +21,7 @@ pub enum Hidden {
 /// Replaces the scores of one query by its probabilities, in place.
 ///
 /// # Shapes
-/// `scores` [K]; `visible` [K], true where the query may attend to the key.
+/// `scores` \[K\]; `visible` \[K\], true where the query may attend to the key.
 ///
 /// # Panics
 /// If the lengths differ.

@@ -24,7 +24,7 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number in [−1, 1).
+    /// A number in \[−1, 1).
     pub fn unit(&mut self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     }
@@ -34,12 +34,12 @@ impl Rng {
         usize::try_from(self.next_u64() % bound as u64).expect("below a usize")
     }
 
-    /// [n] numbers in [−1, 1).
+    /// `n` numbers in \[−1, 1).
     pub fn vector(&mut self, n: usize) -> Array1<f64> {
         Array1::from_shape_simple_fn(n, || self.unit())
     }
 
-    /// [rows, columns] numbers in [−1, 1).
+    /// `rows` × `columns` numbers in \[−1, 1).
     pub fn matrix(&mut self, rows: usize, columns: usize) -> Array2<f64> {
         Array2::from_shape_simple_fn((rows, columns), || self.unit())
     }

@@ -2,11 +2,11 @@
 //!
 //! | `problem_type` | labels | loss |
 //! |---|---|---|
-//! | none, one class | [B] | squared error; the logits become [B], in the labels' type |
+//! | none, one class | \[B\] | squared error; the logits become \[B\], in the labels' type |
 //! | none | one number a sequence | cross-entropy over labels ≥ 0; 0 where there is none |
 //! | none | [B, C] | −mean Σ log softmax · labels |
-//! | `regression` | [B] or [B, C] | squared error |
-//! | `single_label_classification` | [B] | cross-entropy over labels other than −100 |
+//! | `regression` | \[B\] or [B, C] | squared error |
+//! | `single_label_classification` | \[B\] | cross-entropy over labels other than −100 |
 //! | `multi_label_classification` | [B, C] | binary cross-entropy with logits |
 
 use deberta_ops::{

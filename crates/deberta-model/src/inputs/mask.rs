@@ -20,7 +20,7 @@ pub struct AttentionMask {
     /// [B, L]
     tokens: Array2<bool>,
     queries: Queries,
-    /// [L], all false: the row of a query that may attend to nothing.
+    /// \[L\], all false: the row of a query that may attend to nothing.
     nothing: Array1<bool>,
 }
 
@@ -83,7 +83,7 @@ impl AttentionMask {
         Ok(Self::of_rows(rows))
     }
 
-    /// A mask with a row for each query, each [K].
+    /// A mask with a row for each query, each \[K\].
     ///
     /// # Shapes
     /// `rows` [B, Q, K].
@@ -113,7 +113,7 @@ impl AttentionMask {
     /// The keys that `query` of `sequence` may attend to.
     ///
     /// # Shapes
-    /// [K].
+    /// \[K\].
     pub fn row(&self, sequence: usize, query: usize) -> ArrayView1<'_, bool> {
         match &self.queries {
             Queries::Existing if !self.tokens[[sequence, query]] => self.nothing.view(),
