@@ -205,8 +205,11 @@ impl Checkpoint {
             all.config = all.config.or(contents.config);
             maps.push(map);
         }
+        // Hugging Face's shards of HDF5 hold a variable without its first scope.
+        let inner = |name: &str| name.split_once('/').map(|(_, inner)| shard_of.get(inner).copied());
         for (name, shard) in names {
-            if shard_of.get(name) != Some(shard) {
+            let found = shard_of.get(name).copied().or_else(|| inner(name).flatten());
+            if found != Some(*shard) {
                 let problem = format!("it places {name} in {}, which does not hold it", files[*shard].display());
                 return Err(Error::damaged(index, "index", problem));
             }

@@ -104,6 +104,58 @@ impl View {
             return;
         }
         let view = self.simplified();
+        if let [rows, columns] = view.dims[..]
+            && rows.stride == 1
+            && columns.stride != 1
+        {
+            return view.gather_transposed(storage, size, range, out);
+        }
+        view.gather_runs(storage, size, range, out);
+    }
+
+    /// [`Self::gather`] of a transpose: whole rows go tile by tile, so that each cache line of the source is used up.
+    fn gather_transposed(&self, storage: &[u8], size: usize, range: Range<usize>, out: &mut [u8]) {
+        let columns = self.dims[1].len;
+        let (first, last) = (range.start.div_ceil(columns), range.end / columns);
+        if last <= first {
+            return self.gather_runs(storage, size, range, out);
+        }
+        let (head, rest) = out.split_at_mut((first * columns - range.start) * size);
+        let (whole, tail) = rest.split_at_mut((last - first) * columns * size);
+        self.gather_runs(storage, size, range.start..first * columns, head);
+        self.gather_runs(storage, size, last * columns..range.end, tail);
+        match size {
+            1 => self.tiles::<1>(storage, first, whole),
+            2 => self.tiles::<2>(storage, first, whole),
+            4 => self.tiles::<4>(storage, first, whole),
+            _ => self.tiles::<8>(storage, first, whole),
+        }
+    }
+
+    /// Whole rows of a transpose from row `first` on, of elements of `N` bytes.
+    fn tiles<const N: usize>(&self, storage: &[u8], first: usize, out: &mut [u8]) {
+        const TILE: usize = 16;
+        let (columns, stride) = (self.dims[1].len, self.dims[1].stride);
+        let slots = out.as_chunks_mut::<N>().0;
+        for (block, band) in slots.chunks_mut(TILE * columns).enumerate() {
+            let row = first + block * TILE;
+            let rows = band.len() / columns;
+            for column in 0..columns {
+                let start = (self.offset + row + column * stride) * N;
+                let source = storage[start..start + rows * N].as_chunks::<N>().0;
+                for (i, value) in source.iter().enumerate() {
+                    band[i * columns + column] = *value;
+                }
+            }
+        }
+    }
+
+    /// [`Self::gather`], run by run along the last dimension.
+    fn gather_runs(&self, storage: &[u8], size: usize, range: Range<usize>, out: &mut [u8]) {
+        if range.is_empty() {
+            return;
+        }
+        let view = self;
         let Some((&inner, outer)) = view.dims.split_last() else {
             out.copy_from_slice(&storage[view.offset * size..][..size]);
             return;
@@ -184,7 +236,7 @@ mod tests {
         let view = View::row_major(&[2, 3, 5, 7], 0).unwrap().permuted(&[2, 0, 3, 1]);
         let whole = all(&view, &storage);
         let oracle: Vec<u8> =
-            itertools(&[5, 2, 7, 3]).map(|i| ((i[1] * 3 + i[3]) * 5 + i[0]) * 7 + i[2]).map(|x| x as u8).collect();
+            indices(&[5, 2, 7, 3]).map(|i| ((i[1] * 3 + i[3]) * 5 + i[0]) * 7 + i[2]).map(|x| x as u8).collect();
         assert_eq!(whole, oracle);
         for start in 0..whole.len() {
             for end in [start, start + 1, whole.len()] {
@@ -195,7 +247,31 @@ mod tests {
         }
     }
 
-    fn itertools(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> {
+    #[test]
+    fn a_transpose_in_tiles_is_the_transpose() {
+        for (rows, columns) in [(37, 53), (16, 16), (1, 40), (40, 1), (33, 5)] {
+            let storage: Vec<u8> = (0..rows * columns * 4).map(|i| (i * 31 % 251) as u8).collect();
+            let view = View::row_major(&[columns, rows], 0).unwrap().permuted(&[1, 0]);
+            let element = |i: usize| {
+                let (row, column) = (i / columns, i % columns);
+                storage[(column * rows + row) * 4..][..4].to_vec()
+            };
+            let count = rows * columns;
+            for start in [0, 1, columns - 1, columns, count / 2] {
+                for end in [start, count.min(start + 1), count.min(start + 3 * columns + 2), count] {
+                    let mut out = vec![0; (end - start) * 4];
+                    view.gather(&storage, 4, start..end, &mut out);
+                    assert_eq!(
+                        out,
+                        (start..end).flat_map(element).collect::<Vec<u8>>(),
+                        "{rows}x{columns} {start}..{end}"
+                    );
+                }
+            }
+        }
+    }
+
+    fn indices(shape: &[usize]) -> impl Iterator<Item = Vec<usize>> {
         let shape = shape.to_vec();
         (0..shape.iter().product()).map(move |mut flat| {
             let mut index = vec![0; shape.len()];

@@ -20,7 +20,10 @@ pub(crate) fn family_of(checkpoint: &Checkpoint) -> Family {
     let ends = |end: &str| checkpoint.tensors().any(|t| t.name.ends_with(end));
     if checkpoint.format().is_tensorflow() || ends("/kernel:0") || ends("/kernel") {
         Family::TensorFlow
-    } else if ends(".attention.self.in_proj.weight") || ends(".attention.self.pos_q_proj.weight") {
+    } else if [".in_proj.weight", ".pos_proj.weight", ".pos_q_proj.weight"]
+        .iter()
+        .any(|n| ends(&format!(".attention.self{n}")))
+    {
         Family::Microsoft
     } else {
         Family::HuggingFace
