@@ -6,8 +6,9 @@ use half::{bf16, f16};
 use ndarray::{ArrayD, ArrayViewD, CowArray, IxDyn};
 use safetensors::Dtype;
 
-use crate::checkpoint::{Checkpoint, TensorInfo};
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+use crate::tensor::TensorInfo;
 
 mod sealed {
     pub trait Sealed {}

@@ -14,9 +14,10 @@ use hdf5_reader::messages::layout::DataLayout;
 use hdf5_reader::{ByteOrder, Dataset, Datatype, Hdf5File, OpenOptions};
 use safetensors::Dtype;
 
-use crate::checkpoint::{Contents, MAX_TENSORS, Other, TensorInfo};
+use crate::checkpoint::{Contents, MAX_TENSORS};
 use crate::error::Error;
 use crate::storage::{Decode, Kind, MappedFile, SLACK, Storage};
+use crate::tensor::{Other, TensorInfo};
 use crate::view::View;
 
 /// How deep groups may lie in each other.

@@ -14,6 +14,7 @@ pub mod name_map;
 mod pickle;
 mod safetensors;
 mod storage;
+mod tensor;
 mod tensor_bundle;
 mod torch_legacy;
 mod torch_tensors;
@@ -22,8 +23,9 @@ mod view;
 
 pub use ::safetensors::Dtype;
 pub use array::Element;
-pub use checkpoint::{Checkpoint, Format, Other, TensorInfo};
+pub use checkpoint::Checkpoint;
 pub use error::Error;
 pub use locate::model_directory;
 pub use name_map::{Resolved, resolve};
 pub use pickle::{PickleError, RefusedGlobal};
+pub use tensor::{Format, Other, TensorInfo};

@@ -4,9 +4,9 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::checkpoint::Format;
 use crate::error::Error;
 use crate::storage::MappedFile;
+use crate::tensor::Format;
 
 /// The files of a checkpoint.
 #[derive(Debug)]

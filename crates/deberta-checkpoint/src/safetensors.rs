@@ -5,9 +5,10 @@
 
 use safetensors::SafeTensors;
 
-use crate::checkpoint::{Contents, TensorInfo};
+use crate::checkpoint::Contents;
 use crate::error::Error;
 use crate::storage::{Kind, MappedFile, Storage};
+use crate::tensor::TensorInfo;
 use crate::view::View;
 
 /// The largest header that is read. A model of 1.5 billion parameters has one of 0.1 MB.

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::Mmap;
 
-use crate::checkpoint::TensorInfo;
 use crate::error::Error;
+use crate::tensor::TensorInfo;
 
 /// What decoded data may take beyond the size of the file it comes from.
 pub(crate) const SLACK: u64 = 16 << 20;

@@ -12,10 +12,11 @@ use std::path::Path;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use crate::checkpoint::{Contents, MAX_TENSORS, Other, TensorInfo};
+use crate::checkpoint::{Contents, MAX_TENSORS};
 use crate::error::Error;
 use crate::pickle::{Call, Id, Node, Pickle, PickleError};
 use crate::storage::{MappedFile, Storage};
+use crate::tensor::{Other, TensorInfo};
 use crate::view::View;
 
 /// How deep dictionaries may lie within each other.

@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 use super::output::Target;
 use super::report::{ConfigReport, Dropped};
 use super::{Names, Options, Unknown, companion_folder, config, dtype, write};
-use crate::checkpoint::{Checkpoint, TensorInfo};
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
 use crate::name_map::{self, Family, Leftover, Mapping, MappingProblems, Reason};
+use crate::tensor::TensorInfo;
 
 /// The rule of embeddings that are nowhere in the source as such.
 const SUM: &str = "the generator's embeddings plus the discriminator's difference";

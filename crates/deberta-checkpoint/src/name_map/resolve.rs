@@ -7,8 +7,9 @@ use deberta_model::{DebertaV2Config, Head, Parameter, Presence, Role, schema};
 
 use super::canonical::{Target, family_of, is_float, targets};
 use super::rules::{Family, NOT_NEEDED, Transform, other_lm_head};
-use crate::checkpoint::{Checkpoint, TensorInfo};
+use crate::checkpoint::Checkpoint;
 use crate::error::Error;
+use crate::tensor::TensorInfo;
 use crate::view::{Dim, View};
 
 /// A parameter and where it comes from.

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use super::PickleError;
-use super::value::{Call, Global, Id, Node, Pickle, Text};
+use super::escapes::{unescape_string, unescape_unicode};
+use super::value::{Call, Global, Id, Node, Pickle};
 
 /// What the graph may take in memory beyond the length of the pickle.
 const SLACK: usize = 24 << 20;
 /// How many values, and how many marks, may wait on the stack.
 const STACK: usize = 1 << 20;
 /// The longest line of protocol 0, and the longest name of a global.
-const LINE: usize = 1 << 20;
+pub(super) const LINE: usize = 1 << 20;
 
 /// Reads one pickle from the start of `bytes`. On an error, what was read up to there is returned beside it.
 pub(crate) fn parse(bytes: &[u8]) -> (Pickle<'_>, Result<(), PickleError>) {
@@ -32,15 +33,15 @@ pub(crate) fn parse(bytes: &[u8]) -> (Pickle<'_>, Result<(), PickleError>) {
 
 /// The opcode at work, for error messages.
 #[derive(Clone, Copy)]
-struct Op {
-    at: usize,
-    name: &'static str,
+pub(super) struct Op {
+    pub at: usize,
+    pub name: &'static str,
 }
 
-struct Machine<'a> {
-    pickle: Pickle<'a>,
-    at: usize,
-    op: Op,
+pub(super) struct Machine<'a> {
+    pub(super) pickle: Pickle<'a>,
+    pub(super) at: usize,
+    pub(super) op: Op,
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u64, Id>,
@@ -51,7 +52,7 @@ struct Machine<'a> {
     misuse: Option<PickleError>,
 }
 
-type Step<T = ()> = Result<T, PickleError>;
+pub(super) type Step<T = ()> = Result<T, PickleError>;
 
 impl<'a> Machine<'a> {
     fn run(&mut self) -> Step {
@@ -441,7 +442,7 @@ impl<'a> Machine<'a> {
         self.push(id)
     }
 
-    fn charge(&mut self, bytes: usize) -> Step {
+    pub(super) fn charge(&mut self, bytes: usize) -> Step {
         self.budget = self.budget.checked_sub(bytes).ok_or_else(|| self.too_large())?;
         Ok(())
     }
@@ -479,97 +480,13 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(start))
     }
 
-    // Operands.
-
-    /// Names the opcode at work; returns the machine for its operand to be read.
-    fn named(&mut self, name: &'static str) -> &mut Self {
-        self.op.name = name;
-        self
-    }
-
-    fn take(&mut self, n: usize) -> Step<&'a [u8]> {
-        let rest = &self.pickle.bytes[self.at..];
-        let taken = rest.get(..n).ok_or(PickleError::Truncated { at: self.op.at })?;
-        self.at += n;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Step<[u8; N]> {
-        let taken = self.take(N)?;
-        <[u8; N]>::try_from(taken).map_err(|_| self.operand())
-    }
-
-    /// A string preceded by its length in `N` bytes.
-    fn sized<const N: usize>(&mut self) -> Step<Text> {
-        let mut len = [0; 8];
-        len[..N].copy_from_slice(self.take(N)?);
-        let len = usize::try_from(u64::from_le_bytes(len)).map_err(|_| self.operand())?;
-        let taken = self.take(len)?;
-        Ok(self.place(taken))
-    }
-
-    fn long(&mut self, len: usize) -> Step<Node> {
-        let bytes = self.take(len)?;
-        if len > 8 {
-            return Ok(Node::Long(self.place(bytes)));
-        }
-        let negative = bytes.last().is_some_and(|&b| b >= 0x80);
-        let mut wide = [if negative { 0xff } else { 0 }; 8];
-        wide[..len].copy_from_slice(bytes);
-        Ok(Node::Int(i64::from_le_bytes(wide)))
-    }
-
-    fn line(&mut self) -> Step<&'a [u8]> {
-        let rest = &self.pickle.bytes[self.at..];
-        let window = &rest[..rest.len().min(LINE)];
-        let end = window.iter().position(|&b| b == b'\n').ok_or(PickleError::Truncated { at: self.op.at })?;
-        self.at += end + 1;
-        let line = &rest[..end];
-        Ok(line.strip_suffix(b"\r").unwrap_or(line))
-    }
-
-    fn line_number(&mut self) -> Step<u64> {
-        let line = self.line()?;
-        std::str::from_utf8(line).ok().and_then(|t| t.trim().parse().ok()).ok_or_else(|| self.operand())
-    }
-
-    fn two_lines(&mut self) -> Step<(String, String)> {
-        let (module, name) = (self.line()?, self.line()?);
-        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| self.operand());
-        Ok((text(module)?, text(name)?))
-    }
-
-    /// A decimal number; beyond 64 bits its digits are kept as they are.
-    fn decimal(&mut self, digits: &'a [u8]) -> Step<Node> {
-        let text = std::str::from_utf8(digits).map_err(|_| self.operand())?.trim();
-        if let Ok(value) = text.parse() {
-            return Ok(Node::Int(value));
-        }
-        let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
-        if unsigned.is_empty() || !unsigned.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(self.operand());
-        }
-        Ok(Node::Long(self.place(digits)))
-    }
-
-    /// A slice of the pickle as its place in it.
-    fn place(&self, part: &'a [u8]) -> Text {
-        let start = part.as_ptr() as usize - self.pickle.bytes.as_ptr() as usize;
-        Text::At(start as u32..(start + part.len()) as u32)
-    }
-
-    fn owned(&mut self, bytes: Vec<u8>) -> Step<Text> {
-        self.charge(2 * bytes.len())?;
-        Ok(Text::Owned(bytes.into()))
-    }
-
     // Errors.
 
-    fn operand(&self) -> PickleError {
+    pub(super) fn operand(&self) -> PickleError {
         PickleError::Operand { at: self.op.at, opcode: self.op.name }
     }
 
-    fn misfit(&self) -> PickleError {
+    pub(super) fn misfit(&self) -> PickleError {
         PickleError::Stack { at: self.op.at, opcode: self.op.name }
     }
 
@@ -578,77 +495,11 @@ impl<'a> Machine<'a> {
         self.misuse.get_or_insert(misfit);
     }
 
-    fn too_large(&self) -> PickleError {
+    pub(super) fn too_large(&self) -> PickleError {
         PickleError::TooLarge { len: self.pickle.bytes.len() }
     }
 
     fn refuse(&self, name: &'static str) -> PickleError {
         PickleError::RefusedOpcode { at: self.op.at, name }
     }
-}
-
-/// The escapes of a Python string literal, in `STRING`.
-fn unescape_string(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first != b'\\' {
-            out.push(*first);
-            continue;
-        }
-        let Some((&escape, tail)) = rest.split_first() else { break };
-        rest = tail;
-        match escape {
-            b'n' => out.push(b'\n'),
-            b'r' => out.push(b'\r'),
-            b't' => out.push(b'\t'),
-            b'a' => out.push(7),
-            b'b' => out.push(8),
-            b'v' => out.push(11),
-            b'f' => out.push(12),
-            b'x' if rest.len() >= 2 => {
-                let (digits, tail) = rest.split_at(2);
-                rest = tail;
-                out.push(hex(digits).unwrap_or(u32::from(b'?')) as u8);
-            }
-            b'0'..=b'7' => {
-                let more = rest.iter().take(2).take_while(|b| matches!(b, b'0'..=b'7')).count();
-                let (digits, tail) = rest.split_at(more);
-                rest = tail;
-                let value = digits.iter().fold(u32::from(escape - b'0'), |v, d| v * 8 + u32::from(d - b'0'));
-                out.push(value as u8);
-            }
-            other => out.push(other),
-        }
-    }
-    out
-}
-
-/// The escapes `\uXXXX` and `\UXXXXXXXX` of `UNICODE`; other bytes are Latin-1.
-fn unescape_unicode(text: &[u8]) -> Vec<u8> {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, tail @ ..] = rest {
-        let digits = match (first, tail.first()) {
-            (b'\\', Some(b'u')) => 4,
-            (b'\\', Some(b'U')) => 8,
-            _ => 0,
-        };
-        match tail.get(1..1 + digits).filter(|_| digits > 0).and_then(hex).and_then(char::from_u32) {
-            Some(c) => {
-                out.push(c);
-                rest = &tail[1 + digits..];
-            }
-            None => {
-                out.push(char::from(*first));
-                rest = tail;
-            }
-        }
-    }
-    out.into_bytes()
-}
-
-fn hex(digits: &[u8]) -> Option<u32> {
-    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }

@@ -12,8 +12,10 @@
 //!
 //! Reference: the opcode descriptions of CPython's `pickletools.py`, protocols 0 to 5.
 
+mod escapes;
 pub(crate) mod globals;
 mod machine;
+mod operands;
 #[cfg(test)]
 mod tests;
 mod value;

@@ -23,9 +23,10 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use safetensors::Dtype;
 
-use crate::checkpoint::{Contents, MAX_TENSORS, Other, TensorInfo};
+use crate::checkpoint::{Contents, MAX_TENSORS};
 use crate::error::Error;
 use crate::storage::{Checksum, Kind, MappedFile, Storage};
+use crate::tensor::{Other, TensorInfo};
 use crate::view::View;
 use proto::{BundleEntry, BundleHeader};
 
