@@ -1,5 +1,6 @@
 //! Everything that can go wrong with a checkpoint, each as one sentence that names the file and what to do.
 
+use std::fmt::{self, Write};
 use std::path::PathBuf;
 
 use crate::name_map::MappingProblems;
@@ -46,7 +47,7 @@ pub enum Error {
         advice: &'static str,
     },
     /// The file contradicts its own format: truncated, overwritten or made by hand.
-    #[error("{}: damaged {format}: {problem}; fetch or save the file again", path.display())]
+    #[error("{}: damaged {format}: {}; fetch or save the file again", path.display(), OneLine(problem))]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -56,7 +57,7 @@ pub enum Error {
         problem: String,
     },
     /// The format allows it, this crate does not read it.
-    #[error("{}: {what} is not supported; {advice}", path.display())]
+    #[error("{}: {} is not supported; {advice}", path.display(), OneLine(what))]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -66,7 +67,7 @@ pub enum Error {
         advice: &'static str,
     },
     /// Reading it would take far more memory or disk than the file's own size justifies.
-    #[error("{}: {what} would take {bytes} bytes, more than a file of {file_bytes} bytes justifies", path.display())]
+    #[error("{}: {} would take {bytes} bytes, more than a file of {file_bytes} bytes justifies", path.display(), OneLine(what))]
     OutOfProportion {
         /// The file.
         path: PathBuf,
@@ -78,7 +79,7 @@ pub enum Error {
         file_bytes: u64,
     },
     /// A pickle that is damaged or exceeds the bounds of the machine that reads it.
-    #[error("{}: {entry}: {source}", path.display())]
+    #[error("{}: {}: {source}", path.display(), OneLine(entry))]
     Pickle {
         /// The file.
         path: PathBuf,
@@ -88,7 +89,11 @@ pub enum Error {
         source: PickleError,
     },
     /// A pickle that names something outside the closed list. Nothing was run.
-    #[error("{}: {entry}: refused, and nothing was run: {refused}; `deberta-ref inspect` lists all that the file would call", path.display())]
+    #[error(
+        "{}: {}: refused, and nothing was run: {refused}; `deberta-ref inspect` lists all that the file would call",
+        path.display(),
+        OneLine(entry)
+    )]
     RefusedGlobal {
         /// The file.
         path: PathBuf,
@@ -98,7 +103,7 @@ pub enum Error {
         refused: Box<RefusedGlobal>,
     },
     /// A name that the checkpoint does not hold.
-    #[error("{}: there is no tensor {name}", path.display())]
+    #[error("{}: there is no tensor {}", path.display(), OneLine(name))]
     NoSuchTensor {
         /// The checkpoint.
         path: PathBuf,
@@ -106,7 +111,7 @@ pub enum Error {
         name: String,
     },
     /// A checkpoint that does not hold the parameters of the model; all that is wrong, at once.
-    #[error("{}: the checkpoint does not fit the configuration and head: {problems}", path.display())]
+    #[error("{}: the checkpoint does not fit the configuration and head: {}", path.display(), OneLine(&problems.to_string()))]
     Mapping {
         /// The checkpoint.
         path: PathBuf,
@@ -184,7 +189,7 @@ pub enum Error {
     #[error("stopped; no output was left behind")]
     Interrupted,
     /// A tensor whose numbers cannot be read as the type asked for.
-    #[error("{name}: {dtype} cannot be read as {wanted}")]
+    #[error("{}: {dtype} cannot be read as {wanted}", OneLine(name))]
     WrongDtype {
         /// The tensor.
         name: String,
@@ -193,6 +198,18 @@ pub enum Error {
         /// The type asked for.
         wanted: &'static str,
     },
+}
+
+/// Text from a file, fit for a sentence and a terminal: line ends and other control characters are escaped.
+#[derive(Clone, Copy, Debug)]
+pub struct OneLine<'t>(pub &'t str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .chars()
+            .try_for_each(|c| if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) })
+    }
 }
 
 impl Error {
@@ -205,5 +222,17 @@ impl Error {
     /// A file that contradicts its own format.
     pub(crate) fn damaged(path: impl Into<PathBuf>, format: &'static str, problem: impl Into<String>) -> Self {
         Self::Damaged { path: path.into(), format, problem: problem.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_says_cannot_break_the_line_or_reach_the_terminal() {
+        let error = Error::damaged("x.bin", "pickle", "the tensor a\nb\u{1b}[2J is ä");
+        let text = error.to_string();
+        assert_eq!(text, "x.bin: damaged pickle: the tensor a\\nb\\u{1b}[2J is ä; fetch or save the file again");
     }
 }

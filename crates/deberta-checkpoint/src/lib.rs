@@ -24,7 +24,7 @@ mod view;
 pub use ::safetensors::Dtype;
 pub use array::Element;
 pub use checkpoint::Checkpoint;
-pub use error::Error;
+pub use error::{Error, OneLine};
 pub use locate::model_directory;
 pub use name_map::{Resolved, resolve};
 pub use pickle::{PickleError, RefusedGlobal};

@@ -150,10 +150,15 @@ fn damage(bytes: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
+/// A number from the environment: `DEBERTA_FUZZ_ROUNDS` and `DEBERTA_FUZZ_SEED` ask for more, or for other, damage.
+fn asked(name: &str, usual: u64) -> u64 {
+    std::env::var(name).map_or(usual, |text| text.parse().expect("a number"))
+}
+
 #[test]
 fn damaged_fixtures_stay_within_bounds() {
     let folder = tempfile::tempdir().unwrap();
-    let mut random = Random(1);
+    let mut random = Random(asked("DEBERTA_FUZZ_SEED", 1));
     for path in files_below(&fixtures("checkpoints")) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name.ends_with(".json") || name.ends_with(".pb") {
@@ -167,7 +172,7 @@ fn damaged_fixtures_stay_within_bounds() {
                 std::fs::copy(other.path(), beside.path().join(other.file_name())).unwrap();
             }
         }
-        for _ in 0..40 {
+        for _ in 0..asked("DEBERTA_FUZZ_ROUNDS", 40) {
             let mut damaged = bytes.clone();
             // Near the head and the tail there is more structure than data.
             for _ in 0..=random.below(3) {
@@ -182,10 +187,10 @@ fn damaged_fixtures_stay_within_bounds() {
 fn damaged_heads_stay_within_bounds() {
     // The same where only the first kilobyte, which is nearly all structure, is damaged.
     let folder = tempfile::tempdir().unwrap();
-    let mut random = Random(2);
+    let mut random = Random(asked("DEBERTA_FUZZ_SEED", 2));
     for name in ["torch/nested.legacy.2.bin", "torch/nested.zip.4.bin", "tf/numbers.h5", "models/tf-h5/tf_model.h5"] {
         let bytes = std::fs::read(fixtures(&format!("checkpoints/{name}"))).unwrap();
-        for _ in 0..300 {
+        for _ in 0..asked("DEBERTA_FUZZ_ROUNDS", 300) {
             let split = bytes.len().min(4096);
             let (mut head, tail) = (bytes[..split].to_vec(), &bytes[split..]);
             damage(&mut head, &mut random);

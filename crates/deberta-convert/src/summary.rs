@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use deberta_checkpoint::OneLine;
 use deberta_checkpoint::convert::{Options, Report};
 
 use crate::arguments::Arguments;
@@ -41,18 +42,18 @@ pub fn write_report(path: &Path, report: &Report) -> anyhow::Result<()> {
 /// Prints a report for people.
 pub fn print(report: &Report, arguments: &Arguments) {
     for warning in report.warnings.iter().take(SHOWN) {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", OneLine(warning));
     }
     rest(report.warnings.len());
     if arguments.quiet {
         return;
     }
     for name in report.unknown.iter().take(SHOWN) {
-        eprintln!("kept, though no parameter of DeBERTa: {name}");
+        eprintln!("kept, though no parameter of DeBERTa: {}", OneLine(name));
     }
     rest(report.unknown.len());
     for dropped in report.dropped.iter().take(SHOWN) {
-        eprintln!("left out: {} ({})", dropped.name, dropped.why);
+        eprintln!("left out: {} ({})", OneLine(&dropped.name), OneLine(&dropped.why));
     }
     rest(report.dropped.len());
     let (read, head) = (&report.source, report.head.as_deref().unwrap_or("names kept"));
@@ -69,12 +70,19 @@ pub fn print(report: &Report, arguments: &Arguments) {
     if report.dry_run {
         for tensor in &report.tensors {
             let source = tensor.source.as_deref().unwrap_or("nothing");
-            println!("  {}  {} {:?}  from {source} ({})", tensor.name, tensor.dtype, tensor.shape, tensor.rule);
+            println!(
+                "  {}  {} {:?}  from {} ({})",
+                OneLine(&tensor.name),
+                tensor.dtype,
+                tensor.shape,
+                OneLine(source),
+                tensor.rule
+            );
         }
         return;
     }
     for (name, kept) in report.ties.iter().take(SHOWN) {
-        println!("tied     {name} is {kept}");
+        println!("tied     {} is {}", OneLine(name), OneLine(kept));
     }
     if report.proven {
         println!("proven   every tensor was read back and equals the source's to the bit");

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use deberta_checkpoint::OneLine;
 use deberta_checkpoint::inspect::{Inspection, PickleReport, Presence, inspect};
 
 /// Show what a checkpoint or model directory holds, before loading it
@@ -49,7 +50,7 @@ fn summary(found: &Inspection, out: &mut String) -> std::fmt::Result {
     writeln!(out, "path     {}", found.path)?;
     writeln!(out, "format   {}", found.format.as_deref().unwrap_or("none that can be read"))?;
     if let Some(problem) = &found.problem {
-        writeln!(out, "problem  {problem}")?;
+        writeln!(out, "problem  {}", OneLine(problem))?;
     }
     for file in &found.files {
         writeln!(out, "file     {} ({})", file.path, size(file.bytes))?;
@@ -74,7 +75,7 @@ fn summary(found: &Inspection, out: &mut String) -> std::fmt::Result {
         };
         writeln!(out, "head     {:<26} {state}", head.head)?;
         for problem in &head.problems {
-            writeln!(out, "           {problem}")?;
+            writeln!(out, "           {}", OneLine(problem))?;
         }
     }
     Ok(())
@@ -82,16 +83,16 @@ fn summary(found: &Inspection, out: &mut String) -> std::fmt::Result {
 
 fn contents(found: &Inspection, all_tensors: bool, out: &mut String) -> std::fmt::Result {
     for (name, kept) in &found.aliases {
-        writeln!(out, "tied     {name} is {kept}")?;
+        writeln!(out, "tied     {} is {}", OneLine(name), OneLine(kept))?;
     }
     for (name, why) in &found.unused {
-        writeln!(out, "unused   {name} ({why})")?;
+        writeln!(out, "unused   {} ({why})", OneLine(name))?;
     }
     for (name, what) in &found.others {
-        writeln!(out, "besides  {name}: {what}")?;
+        writeln!(out, "besides  {}: {}", OneLine(name), OneLine(what))?;
     }
     for (name, value) in &found.metadata {
-        writeln!(out, "metadata {name}: {value}")?;
+        writeln!(out, "metadata {}: {}", OneLine(name), OneLine(value))?;
     }
     if all_tensors {
         for tensor in &found.tensors {
@@ -99,7 +100,7 @@ fn contents(found: &Inspection, all_tensors: bool, out: &mut String) -> std::fmt
             writeln!(
                 out,
                 "tensor   {} {} {:?} ({}{strided})",
-                tensor.name,
+                OneLine(&tensor.name),
                 tensor.dtype,
                 tensor.shape,
                 size(tensor.bytes as u64)
@@ -111,10 +112,10 @@ fn contents(found: &Inspection, all_tensors: bool, out: &mut String) -> std::fmt
 
 fn pickle_text(pickle: &PickleReport, out: &mut String) -> std::fmt::Result {
     let PickleReport { entry, protocol, opcodes, bytes, .. } = pickle;
-    writeln!(out, "pickle   {entry}: protocol {protocol}, {opcodes} opcodes, {bytes} bytes")?;
+    writeln!(out, "pickle   {}: protocol {protocol}, {opcodes} opcodes, {bytes} bytes", OneLine(entry))?;
     for global in &pickle.globals {
         let mark = if global.refused { "REFUSED" } else { "names" };
-        writeln!(out, "  {mark:<8} {} ({}×): {}", global.name.escape_debug(), global.count, global.effect)?;
+        writeln!(out, "  {mark:<8} {} ({}×): {}", OneLine(&global.name), global.count, global.effect)?;
     }
     for call in &pickle.calls {
         writeln!(out, "  would call {}", call.call)?;
