@@ -1,0 +1,52 @@
+// What the kernels share: the type of the model, and sums over a warp and a block.
+#include "device.cuh"
+
+// The type in which states and weights are stored. TF32 is a precision of products alone: its storage is float.
+#if defined(PRECISION_F16)
+typedef f16 Real;
+#elif defined(PRECISION_BF16)
+typedef bf16 Real;
+#elif defined(PRECISION_F32) || defined(PRECISION_TF32)
+typedef float Real;
+#else
+#error "define PRECISION_F32, PRECISION_TF32, PRECISION_F16 or PRECISION_BF16"
+#endif
+
+#define WARP 32
+#define EVERY_LANE 0xffffffffu
+
+// The sum over a warp, in every lane.
+__device__ inline float warp_sum(float x) {
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(EVERY_LANE, x, lanes);
+    return x;
+}
+
+// The largest over a warp, in every lane; NaN where any lane has it.
+__device__ inline float nan_max(float a, float b) { return a != a || a > b ? a : b; }
+__device__ inline float warp_max(float x) {
+    for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x = nan_max(x, __shfl_xor_sync(EVERY_LANE, x, lanes));
+    return x;
+}
+
+// The sum over a block of THREADS threads, in every thread. `partial` is shared memory for a float a warp; the barriers
+// before and after keep one use of it apart from the next.
+template <int THREADS> __device__ inline float block_sum(float x, float* partial) {
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float sum = 0;
+    for (int warp = 0; warp < THREADS / WARP; warp++) sum += partial[warp];
+    return sum;
+}
+
+// The largest over a block, in every thread.
+template <int THREADS> __device__ inline float block_max(float x, float* partial) {
+    x = warp_max(x);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) partial[threadIdx.x / WARP] = x;
+    __syncthreads();
+    float largest = partial[0];
+    for (int warp = 1; warp < THREADS / WARP; warp++) largest = nan_max(largest, partial[warp]);
+    return largest;
+}

@@ -1,0 +1,122 @@
+//! The kernels as text, and what they are compiled for.
+//!
+//! A [`Module`] is one `.cu` file in one precision. Its text holds everything: `#include` lines are replaced by the files
+//! they name, and no header of a toolkit is included, so a compiler needs neither a path nor a toolkit.
+
+use std::fmt;
+
+use crate::device::Precision;
+
+/// A file of kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the variants are the files, each of which opens with what it does")]
+pub enum File {
+    LayerNorm,
+}
+
+impl File {
+    /// Every file.
+    pub const ALL: [Self; 1] = [Self::LayerNorm];
+
+    /// Its name in `kernels/`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LayerNorm => "layer_norm.cu",
+        }
+    }
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::LayerNorm => include_str!("../kernels/layer_norm.cu"),
+        }
+    }
+}
+
+/// What stands between a kernel and the machine. The emulator of the tests has another.
+const DEVICE: &str = include_str!("../kernels/device.cuh");
+
+/// The files that others include.
+const HEADERS: [(&str, &str); 2] =
+    [("common.cuh", include_str!("../kernels/common.cuh")), ("row.cuh", include_str!("../kernels/row.cuh"))];
+
+/// A file of kernels, in one precision and, for attention, for one head size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Module {
+    /// The file.
+    pub file: File,
+    /// The precision.
+    pub precision: Precision,
+    /// D, for the files that ask for it; else 0.
+    pub head_size: usize,
+}
+
+impl Module {
+    /// The whole text.
+    pub fn text(&self) -> String {
+        self.text_with(DEVICE)
+    }
+
+    /// The whole text, with another file in the place of `device.cuh`.
+    pub fn text_with(&self, device: &str) -> String {
+        let mut text = String::new();
+        include(&mut text, &mut Vec::new(), self.file.name(), self.file.source(), device);
+        text
+    }
+
+    /// What is defined before the text, as `NAME=VALUE`.
+    pub fn defines(&self) -> Vec<String> {
+        let mut defines = vec![format!("PRECISION_{}=1", self.precision.name().to_uppercase())];
+        if self.head_size > 0 {
+            defines.push(format!("HEAD_SIZE={}", self.head_size));
+        }
+        defines
+    }
+}
+
+impl fmt::Display for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} for {}", self.file.name(), self.precision.name())?;
+        if self.head_size > 0 { write!(f, " and heads of {}", self.head_size) } else { Ok(()) }
+    }
+}
+
+/// Appends a file, with every file that it includes, once, in the place of the line that says so. `#line` keeps a
+/// compiler's messages true.
+fn include(text: &mut String, done: &mut Vec<&'static str>, name: &str, source: &'static str, device: &str) {
+    *text += &format!("#line 1 \"{name}\"\n");
+    for (at, line) in source.lines().enumerate() {
+        let Some(wanted) = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix('"')) else {
+            *text += line;
+            text.push('\n');
+            continue;
+        };
+        if wanted == "device.cuh" {
+            if !done.contains(&"device.cuh") {
+                done.push("device.cuh");
+                *text += &format!("#line 1 \"device.cuh\"\n{device}\n");
+            }
+        } else {
+            let (header, source) =
+                HEADERS.iter().find(|(header, _)| *header == wanted).expect("a test includes every file");
+            if !done.contains(header) {
+                done.push(header);
+                include(text, done, header, source, device);
+            }
+        }
+        *text += &format!("#line {} \"{name}\"\n", at + 2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_whole_and_includes_nothing_of_a_toolkit() {
+        for file in File::ALL {
+            let text = Module { file, precision: Precision::F16, head_size: 0 }.text();
+            assert!(!text.contains("#include"), "{}", file.name());
+            assert_eq!(text.matches("#line 1 \"device.cuh\"").count(), 1, "{}", file.name());
+        }
+    }
+}

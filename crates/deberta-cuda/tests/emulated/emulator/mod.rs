@@ -1,0 +1,319 @@
+//! A CUDA device on the CPU: the very text and defines that NVRTC would be given are compiled by g++ and run with one
+//! fiber a thread (`runtime.cpp` says what is checked on the way).
+//!
+//! Only device.cuh is another file here, device.h, which has no PTX.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{CStr, c_char, c_void};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use deberta_cuda::{Arg, CudaError, Device, Gemm, Launch, Matrix, Memory, Module, Precision};
+use libloading::Library;
+use sha2::{Digest, Sha256};
+
+/// The shared memory a block may have on an H100; sm_86 and sm_89 have 101,376 bytes.
+const SHARED_MEMORY_LIMIT: usize = 232_448;
+
+/// Memory of the device: a box of words, so that it is aligned to 16 bytes.
+pub struct EmulatedMemory {
+    words: Box<[u128]>,
+    bytes: usize,
+    live: Arc<Mutex<BTreeMap<u64, usize>>>,
+}
+
+impl Memory for EmulatedMemory {
+    fn address(&self) -> u64 {
+        self.words.as_ptr() as u64
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for EmulatedMemory {
+    fn drop(&mut self) {
+        lock(&self.live).remove(&self.address());
+    }
+}
+
+/// A change made to a module before it is compiled: `from`, which stands there once, becomes `to`.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutation {
+    pub from: &'static str,
+    pub to: &'static str,
+}
+
+/// A device that runs threads in the order of `seed`; 0 is the order of their numbers.
+pub struct EmulatedDevice {
+    seed: u64,
+    mutation: Option<Mutation>,
+    live: Arc<Mutex<BTreeMap<u64, usize>>>,
+}
+
+#[repr(C)]
+struct Buffer {
+    begin: u64,
+    end: u64,
+}
+
+type RunKernel = unsafe extern "C" fn(
+    kernel: *const c_void,
+    arguments: *mut *mut c_void,
+    grid: *const u32,
+    threads: usize,
+    shared_bytes: usize,
+    seed: u64,
+    buffers: *const Buffer,
+    buffer_count: usize,
+    report: *mut c_char,
+    report_bytes: usize,
+) -> bool;
+
+impl EmulatedDevice {
+    pub fn new(seed: u64) -> Self {
+        Self { seed, mutation: None, live: Arc::default() }
+    }
+
+    /// A device whose kernels have been changed, to see that the tests notice.
+    pub fn mutated(mutation: Mutation) -> Self {
+        Self { mutation: Some(mutation), ..Self::new(0) }
+    }
+}
+
+impl Device for EmulatedDevice {
+    type Memory = EmulatedMemory;
+
+    /// Poisoned: every byte 0xFF, which is NaN in every precision.
+    fn allocate(&self, bytes: usize) -> Result<EmulatedMemory, CudaError> {
+        let words = vec![u128::MAX; bytes.div_ceil(16)].into_boxed_slice();
+        let memory = EmulatedMemory { words, bytes, live: Arc::clone(&self.live) };
+        lock(&self.live).insert(memory.address(), bytes);
+        Ok(memory)
+    }
+
+    fn upload(&self, to: &EmulatedMemory, bytes: &[u8]) -> Result<(), CudaError> {
+        assert!(bytes.len() <= to.bytes, "{} bytes do not fit into {}", bytes.len(), to.bytes);
+        // SAFETY: as many bytes are there; device memory is only ever reached through its address.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.address() as *mut u8, bytes.len()) };
+        Ok(())
+    }
+
+    fn download(&self, from: &EmulatedMemory, bytes: &mut [u8]) -> Result<(), CudaError> {
+        assert!(bytes.len() <= from.bytes, "{} bytes are not in {}", bytes.len(), from.bytes);
+        // SAFETY: as above.
+        unsafe { std::ptr::copy_nonoverlapping(from.address() as *const u8, bytes.as_mut_ptr(), bytes.len()) };
+        Ok(())
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {
+        let failed =
+            |reason: String| CudaError::Launch { kernel: launch.kernel, module: launch.module.to_string(), reason };
+        let library = library(launch.module, self.mutation)?;
+        let name = launch.kernel;
+        // SAFETY: the symbols are what the macro KERNEL of device.h makes of every kernel, of these types.
+        let (kernel, threads, parameters, run) = unsafe {
+            let missing = |e: libloading::Error| failed(e.to_string());
+            let kernel = *library.get::<*const c_void>(format!("{name}_call")).map_err(missing)?;
+            let threads = **library.get::<*const i32>(format!("{name}_threads")).map_err(missing)?;
+            let parameters = **library.get::<*const i32>(format!("{name}_parameters")).map_err(missing)?;
+            (kernel, threads, parameters, *library.get::<RunKernel>("emulator_launch").map_err(missing)?)
+        };
+        if launch.block != [threads as u32, 1, 1] || threads % 32 != 0 {
+            return Err(failed(format!("launched with {:?} threads, and made for {threads}", launch.block)));
+        }
+        if launch.arguments.len() != parameters as usize {
+            return Err(failed(format!("launched with {} arguments of {parameters}", launch.arguments.len())));
+        }
+        if launch.grid.contains(&0) || launch.grid[1] > 65_535 || launch.grid[2] > 65_535 {
+            return Err(failed(format!("no device takes the grid {:?}", launch.grid)));
+        }
+        let mut values: Vec<[u8; 8]> = launch.arguments.iter().map(argument_bytes).collect();
+        let mut pointers: Vec<*mut c_void> = values.iter_mut().map(|v| v.as_mut_ptr().cast()).collect();
+        let buffers: Vec<Buffer> = (lock(&self.live).iter())
+            .map(|(&address, &bytes)| Buffer { begin: address, end: address + bytes as u64 })
+            .collect();
+        let mut report = [0 as c_char; 1024];
+        // SAFETY: the kernel's accesses are checked against `buffers` before they are made.
+        let fine = unsafe {
+            run(
+                kernel,
+                pointers.as_mut_ptr(),
+                launch.grid.as_ptr(),
+                threads as usize,
+                launch.shared_bytes,
+                self.seed,
+                buffers.as_ptr(),
+                buffers.len(),
+                report.as_mut_ptr(),
+                report.len(),
+            )
+        };
+        // SAFETY: the emulator ends its sentence with a zero.
+        let said = || unsafe { CStr::from_ptr(report.as_ptr()) }.to_string_lossy().into_owned();
+        if fine { Ok(()) } else { Err(failed(said())) }
+    }
+
+    /// Naive, in `f64`, and rounded once.
+    fn gemm(&self, gemm: &Gemm<'_>) -> Result<(), CudaError> {
+        let Gemm { precision, out, x, weight, bias } = gemm;
+        assert_eq!((x.columns(), out.rows(), out.columns()), (weight.columns(), x.rows(), weight.rows()));
+        let (x, weight) = (read(*precision, x), read(*precision, weight));
+        let depth = gemm.x.columns();
+        let bias = bias.as_ref().map(|b| read(*precision, b));
+        for i in 0..out.rows() {
+            for j in 0..out.columns() {
+                let (a, b) = (&x[i * depth..][..depth], &weight[j * depth..][..depth]);
+                let sum: f64 = a.iter().zip(b).map(|(a, b)| operand(*precision, *a) * operand(*precision, *b)).sum();
+                write(*precision, out, i, j, sum + bias.as_ref().map_or(0.0, |b| b[j]));
+            }
+        }
+        Ok(())
+    }
+
+    fn shared_memory_limit(&self) -> usize {
+        SHARED_MEMORY_LIMIT
+    }
+}
+
+fn argument_bytes(argument: &Arg) -> [u8; 8] {
+    let mut bytes = [0xAB; 8];
+    match argument {
+        Arg::Pointer(p) => bytes.copy_from_slice(&p.to_ne_bytes()),
+        Arg::Int(i) => bytes[..4].copy_from_slice(&i.to_ne_bytes()),
+        Arg::Float(f) => bytes[..4].copy_from_slice(&f.to_ne_bytes()),
+    }
+    bytes
+}
+
+/// What a product sees of a number.
+fn operand(precision: Precision, value: f64) -> f64 {
+    match precision {
+        Precision::Tf32 => {
+            let bits = (value as f32).to_bits();
+            f64::from(f32::from_bits((bits + 0x1000) & 0xffff_e000))
+        }
+        _ => value,
+    }
+}
+
+/// The elements of a matrix in device memory, row by row.
+pub fn read(precision: Precision, matrix: &Matrix<'_>) -> Vec<f64> {
+    let places = (0..matrix.rows()).flat_map(|i| (0..matrix.columns()).map(move |j| (i, j)));
+    places
+        .map(|(i, j)| {
+            let address = matrix.address() + ((i * matrix.stride() + j) * precision.bytes()) as u64;
+            // SAFETY: a `Matrix` lies within memory that outlives it.
+            unsafe {
+                match precision {
+                    Precision::F32 | Precision::Tf32 => f64::from(*(address as *const f32)),
+                    Precision::F16 => (*(address as *const half::f16)).to_f64(),
+                    Precision::Bf16 => (*(address as *const half::bf16)).to_f64(),
+                }
+            }
+        })
+        .collect()
+}
+
+fn write(precision: Precision, matrix: &Matrix<'_>, i: usize, j: usize, value: f64) {
+    let address = matrix.address() + ((i * matrix.stride() + j) * precision.bytes()) as u64;
+    // SAFETY: as in `read`; nothing else refers to device memory.
+    unsafe {
+        match precision {
+            Precision::F32 | Precision::Tf32 => *(address as *mut f32) = value as f32,
+            Precision::F16 => *(address as *mut half::f16) = half::f16::from_f64(value),
+            Precision::Bf16 => *(address as *mut half::bf16) = half::bf16::from_f64(value),
+        }
+    }
+}
+
+// ---- compiling ------------------------------------------------------------------------------------------------------
+
+/// A module, compiled and loaded: once a process, and compiled once a text.
+fn library(module: Module, mutation: Option<Mutation>) -> Result<Arc<Library>, CudaError> {
+    static LIBRARIES: OnceLock<Mutex<HashMap<String, Arc<Library>>>> = OnceLock::new();
+    let mut text = module.text_with(include_str!("device.h"));
+    if let Some(Mutation { from, to }) = mutation {
+        assert_eq!(text.matches(from).count(), 1, "a mutation is of one place in {module}: {from:?}");
+        text = text.replace(from, to);
+    }
+    let defines = module.defines();
+    let mut hash = Sha256::new();
+    for part in
+        [text.as_bytes(), defines.join(" ").as_bytes(), include_bytes!("runtime.cpp"), FLAGS.join(" ").as_bytes()]
+    {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let key: String = hash.finalize().iter().take(12).map(|b| format!("{b:02x}")).collect();
+    // Held while compiling, so that no two threads compile the same.
+    let mut libraries = lock(LIBRARIES.get_or_init(Mutex::default));
+    if let Some(library) = libraries.get(&key) {
+        return Ok(Arc::clone(library));
+    }
+    let error = |log: String| CudaError::Compile { module: module.to_string(), log };
+    let folder = folder();
+    let path = folder.join(format!("{key}.so"));
+    if !path.exists() {
+        std::fs::create_dir_all(&folder).map_err(|e| error(e.to_string()))?;
+        compile(&folder, &key, &text, &defines).map_err(error)?;
+    }
+    // SAFETY: it was compiled above, from our sources; it has no initializers.
+    let library = Arc::new(unsafe { Library::new(&path) }.map_err(|e| error(e.to_string()))?);
+    libraries.insert(key, Arc::clone(&library));
+    Ok(library)
+}
+
+/// What kernels are compiled with. `-fsanitize=thread` is for its calls; its library is not linked.
+const FLAGS: [&str; 6] =
+    ["-std=c++17", "-O1", "-fPIC", "-fsanitize=thread", "-ffp-contract=off", "-fcf-protection=none"];
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("emulated")
+}
+
+fn compile(folder: &Path, key: &str, text: &str, defines: &[String]) -> Result<(), String> {
+    let file = |name: String| folder.join(format!("{key}-{}-{name}", std::process::id()));
+    let (source, object, runtime) = (file("kernels.cpp".into()), file("kernels.o".into()), file("runtime.cpp".into()));
+    let linked = file("linked.so".into());
+    std::fs::write(&source, text).map_err(|e| e.to_string())?;
+    std::fs::write(&runtime, include_str!("runtime.cpp")).map_err(|e| e.to_string())?;
+    let defines = defines.iter().map(|d| format!("-D{d}"));
+    run(Command::new(compiler()).args(FLAGS).args(defines).arg("-c").arg(&source).arg("-o").arg(&object))?;
+    let runtime_object = runtime_object(folder, &runtime)?;
+    run(Command::new(compiler()).arg("-shared").arg(&object).arg(runtime_object).arg("-o").arg(&linked))?;
+    std::fs::rename(&linked, folder.join(format!("{key}.so"))).map_err(|e| e.to_string())?;
+    for leftover in [&source, &object, &runtime] {
+        std::fs::remove_file(leftover).map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
+/// The runtime is compiled once, and without the calls that it answers.
+fn runtime_object(folder: &Path, source: &Path) -> Result<PathBuf, String> {
+    let hash = Sha256::digest(include_bytes!("runtime.cpp"));
+    let object = folder.join(format!("runtime-{:02x}{:02x}{:02x}{:02x}.o", hash[0], hash[1], hash[2], hash[3]));
+    if !object.exists() {
+        let new = source.with_extension("o");
+        let flags = ["-std=c++17", "-O2", "-fPIC", "-fcf-protection=none"];
+        run(Command::new(compiler()).args(flags).arg("-c").arg(source).arg("-o").arg(&new))?;
+        std::fs::rename(&new, &object).map_err(|e| e.to_string())?;
+    }
+    Ok(object)
+}
+
+fn compiler() -> String {
+    std::env::var("CXX").unwrap_or_else(|_| "g++".to_owned())
+}
+
+fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("{:?}: {e}", command.get_program()))?;
+    if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+}
+
+/// A test that failed elsewhere must not hide what this one finds.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,7 @@
+//! Every kernel, run on the CPU by the emulator, against oracles in `f64` that share no code with it.
+
+#![expect(clippy::unwrap_used, reason = "what tests share is not known as test code")]
+
+mod emulator;
+mod layer_norm;
+mod support;
