@@ -14,6 +14,7 @@ typedef float Real;
 
 #define WARP 32
 #define EVERY_LANE 0xffffffffu
+#define NEGATIVE_INFINITY __uint_as_float(0xff800000u)
 
 // The sum over a warp, in every lane.
 __device__ inline float warp_sum(float x) {

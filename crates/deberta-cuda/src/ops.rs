@@ -2,12 +2,21 @@
 //!
 //! Shapes that do not agree are mistakes of the caller, and panic; what a file or a user says has been checked before.
 
+mod activation;
+mod attention;
+mod conv1d;
+mod embeddings;
 mod layer_norm;
+mod pooler;
+mod rows;
 
 use crate::device::{Arg, Array, Device, Element, Launch, Matrix, Precision};
 use crate::error::CudaError;
 use crate::source::{File, Module};
 
+pub use attention::{Attention, Rung, Slots, Visible, runs};
+pub use conv1d::ConvNorm;
+pub use embeddings::Embed;
 pub use layer_norm::{Norm, Residual};
 
 /// The kernels in one precision on one device.
@@ -19,7 +28,7 @@ pub struct Ops<'d, D> {
     pub precision: Precision,
 }
 
-/// The threads of a block in the kernels that give a block a row (`ROW_THREADS` in `row.cuh`).
+/// The threads of a block in the kernels that give a block a row (`ROW_THREADS` in `row.cuh`, and its equals).
 const ROW_THREADS: u32 = 128;
 
 impl<'d, D: Device> Ops<'d, D> {
@@ -28,13 +37,14 @@ impl<'d, D: Device> Ops<'d, D> {
         Self { device, precision }
     }
 
-    /// Runs a kernel of `file` that gives a block each of `rows` rows of `width` floats in shared memory.
+    /// Runs a kernel of `file` that gives a block each of `rows` rows. With `floats`, the block keeps so many in shared
+    /// memory, and one a warp.
     fn launch_rows(
         &self,
         file: File,
         kernel: &'static str,
         rows: usize,
-        width: usize,
+        floats: Option<usize>,
         arguments: &[Arg],
     ) -> Result<(), CudaError> {
         if rows == 0 {
@@ -45,7 +55,7 @@ impl<'d, D: Device> Ops<'d, D> {
             kernel,
             grid: [blocks(rows), 1, 1],
             block: [ROW_THREADS, 1, 1],
-            shared_bytes: (width + ROW_THREADS as usize / 32) * size_of::<f32>(),
+            shared_bytes: floats.map_or(0, |floats| (floats + ROW_THREADS as usize / 32) * size_of::<f32>()),
             arguments,
         })
     }

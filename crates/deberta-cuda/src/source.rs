@@ -11,23 +11,57 @@ use crate::device::Precision;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the variants are the files, each of which opens with what it does")]
 pub enum File {
+    Embeddings,
     LayerNorm,
+    Activation,
+    Conv1d,
+    Rows,
+    Pooler,
+    AttentionPlain,
+    PositionScores,
+    AttentionTiled,
 }
 
 impl File {
     /// Every file.
-    pub const ALL: [Self; 1] = [Self::LayerNorm];
+    pub const ALL: [Self; 9] = [
+        Self::Embeddings,
+        Self::LayerNorm,
+        Self::Activation,
+        Self::Conv1d,
+        Self::Rows,
+        Self::Pooler,
+        Self::AttentionPlain,
+        Self::PositionScores,
+        Self::AttentionTiled,
+    ];
 
     /// Its name in `kernels/`.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::LayerNorm => "layer_norm.cu",
-        }
+        self.name_and_source().0
     }
 
-    fn source(self) -> &'static str {
+    /// Whether it is compiled for one head size at a time.
+    pub fn needs_head_size(self) -> bool {
+        matches!(self, Self::AttentionPlain | Self::PositionScores | Self::AttentionTiled)
+    }
+
+    fn name_and_source(self) -> (&'static str, &'static str) {
+        macro_rules! file {
+            ($name:literal) => {
+                ($name, include_str!(concat!("../kernels/", $name)))
+            };
+        }
         match self {
-            Self::LayerNorm => include_str!("../kernels/layer_norm.cu"),
+            Self::Embeddings => file!("embeddings.cu"),
+            Self::LayerNorm => file!("layer_norm.cu"),
+            Self::Activation => file!("activation.cu"),
+            Self::Conv1d => file!("conv1d.cu"),
+            Self::Rows => file!("rows.cu"),
+            Self::Pooler => file!("pooler.cu"),
+            Self::AttentionPlain => file!("attention_plain.cu"),
+            Self::PositionScores => file!("position_scores.cu"),
+            Self::AttentionTiled => file!("attention_tiled.cu"),
         }
     }
 }
@@ -36,8 +70,12 @@ impl File {
 const DEVICE: &str = include_str!("../kernels/device.cuh");
 
 /// The files that others include.
-const HEADERS: [(&str, &str); 2] =
-    [("common.cuh", include_str!("../kernels/common.cuh")), ("row.cuh", include_str!("../kernels/row.cuh"))];
+const HEADERS: [(&str, &str); 4] = [
+    ("common.cuh", include_str!("../kernels/common.cuh")),
+    ("row.cuh", include_str!("../kernels/row.cuh")),
+    ("activation.cuh", include_str!("../kernels/activation.cuh")),
+    ("attention.cuh", include_str!("../kernels/attention.cuh")),
+];
 
 /// A file of kernels, in one precision and, for attention, for one head size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +97,8 @@ impl Module {
     /// The whole text, with another file in the place of `device.cuh`.
     pub fn text_with(&self, device: &str) -> String {
         let mut text = String::new();
-        include(&mut text, &mut Vec::new(), self.file.name(), self.file.source(), device);
+        let (name, source) = self.file.name_and_source();
+        include(&mut text, &mut Vec::new(), name, source, device);
         text
     }
 

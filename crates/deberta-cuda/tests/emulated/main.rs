@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "what tests share is not known as test code")]
 
+mod attention;
+mod elementwise;
 mod emulator;
 mod layer_norm;
 mod support;

@@ -39,7 +39,7 @@ impl Drop for EmulatedMemory {
     }
 }
 
-/// A change made to a module before it is compiled: `from`, which stands there once, becomes `to`.
+/// A change made to modules before they are compiled: `from`, which stands there once at most, becomes `to`.
 #[derive(Clone, Copy, Debug)]
 pub struct Mutation {
     pub from: &'static str,
@@ -236,7 +236,7 @@ fn library(module: Module, mutation: Option<Mutation>) -> Result<Arc<Library>, C
     static LIBRARIES: OnceLock<Mutex<HashMap<String, Arc<Library>>>> = OnceLock::new();
     let mut text = module.text_with(include_str!("device.h"));
     if let Some(Mutation { from, to }) = mutation {
-        assert_eq!(text.matches(from).count(), 1, "a mutation is of one place in {module}: {from:?}");
+        assert!(text.matches(from).count() <= 1, "a mutation is of one place in {module}: {from:?}");
         text = text.replace(from, to);
     }
     let defines = module.defines();
