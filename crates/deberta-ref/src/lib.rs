@@ -17,6 +17,7 @@
 //! ```
 
 mod error;
+mod known_weights;
 mod model_directory;
 mod run;
 mod tensor_file;
@@ -29,6 +30,7 @@ pub use deberta_model::{
 pub use deberta_tokenizer as tokenizer;
 pub use deberta_verify as verify;
 pub use error::Error;
+pub use known_weights::KnownWeights;
 pub use model_directory::ModelDirectory;
 pub use run::{Precision, Recorded, Request, run};
 pub use tensor_file::{INPUT_NAMES, NamedTensors, TensorData, read_inputs};

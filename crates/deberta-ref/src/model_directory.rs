@@ -96,7 +96,7 @@ impl ModelDirectory {
     }
 
     /// What the names of the tensors that serve `head` begin with.
-    fn part(&self, head: Head) -> &'static str {
+    pub(crate) fn part(&self, head: Head) -> &'static str {
         match &self.configs {
             Configs::One(_) => "",
             Configs::Pair { .. } if head == Head::ReplacedTokenDetection => DISCRIMINATOR,

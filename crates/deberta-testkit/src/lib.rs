@@ -3,6 +3,7 @@
 //! as what it checks.
 
 mod goldens;
+pub mod mistaken;
 pub mod oracle;
 mod paths;
 mod tensors;

@@ -58,6 +58,33 @@ pub const OUTLIER_LEAST: usize = 24;
 /// Scores at or below this count as masked. Half precision's minimum, −65504, is the least that anyone masks with.
 pub const MASKED: f64 = -6.0e4;
 
+/// A mistake has to bring the noise down by this, at least, to be considered.
+pub const LEAST_GAIN: f64 = 3.0;
+/// … and by this to be believed without reserve. A bucket that is wrong in one distance of a hundred is 1e4 above f32
+/// rounding, and one epsilon for another in f32 about 30.
+pub const CLEAR_GAIN: f64 = 10.0;
+/// Mistakes whose residuals differ by less than this cannot be told apart.
+pub const RIVAL: f64 = 3.0;
+/// Confidence where one mistake alone meets the values to within rounding.
+pub const CERTAIN: f64 = 0.97;
+/// Confidence where one mistake alone meets them, less clearly.
+pub const LIKELY: f64 = 0.6;
+/// Confidence where what meets them has a free parameter: it is seen that a vector or a factor is off, not why.
+pub const GUESS: f64 = 0.45;
+/// Confidence where several do.
+pub const AMBIGUOUS: f64 = 0.4;
+/// Two tensors that differ by less than this, relative to their size, hold the same values: coarser than f32 and bf16
+/// rounding, finer than any mistake.
+pub const SAME: f64 = 1e-2;
+/// A layer norm's weight and bias, fitted to the expected dump, must reproduce it this well: bf16's rounding.
+pub const FITTED: f64 = 5e-2;
+/// The numbers of a model, fitted to the expected dump, must reproduce it this well: bf16's rounding.
+pub const FITTED_SETTING: f64 = 5e-2;
+/// Numbers that reproduce the expected dump this well, f32's rounding over a few operations, need no rival.
+pub const FITTED_EXACTLY: f64 = 1e-5;
+/// The noise of an operation in half precision, in units of its roundoff.
+pub const HALF_STEP: f64 = 4.0;
+
 /// The kind of operation that a tensor is the result of, as far as rounding goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {

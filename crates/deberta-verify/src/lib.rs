@@ -11,13 +11,15 @@ pub mod compare;
 pub mod diagnose;
 mod error;
 mod heat_map;
+mod judge;
+mod mask;
 pub mod measure;
 pub mod order;
 pub mod report;
 mod tensor;
 
 pub use compare::{Comparison, Difference, Finding, Options, Positions, Row, Verdict, compare};
-pub use diagnose::Cause;
+pub use diagnose::{Cause, Knowledge, Weights};
 pub use error::VerifyError;
 pub use heat_map::{HeatMap, Panel};
 pub use tensor::{Dtype, Dump, Tensor};

@@ -10,6 +10,8 @@
 use std::cmp::Ordering;
 use std::fmt::Write;
 
+use crate::tensor::{Dump, Tensor};
+
 const LAST: u32 = u32::MAX;
 const UNKNOWN: u32 = u32::MAX - 1;
 
@@ -40,6 +42,11 @@ pub fn role(name: &str) -> Role {
     if INPUTS.contains(&name) || name.starts_with("inputs.") { Role::Input } else { Role::Output }
 }
 
+/// Whether this is an entry of a list of states, which a port may fill as it likes.
+pub(crate) fn is_list(name: &str) -> bool {
+    name.starts_with("hidden_states.") || name.starts_with("attentions.")
+}
+
 /// The one spelling of a module path: with the prefix `deberta.`, and without the class name that some tools put in
 /// front. `encoder.layer.0` and `DebertaV2Model.encoder.layer.0` are both `deberta.encoder.layer.0`.
 pub fn canonical(name: &str) -> String {
@@ -53,6 +60,27 @@ pub fn canonical(name: &str) -> String {
         Some("embeddings" | "encoder") => format!("deberta.{path}"),
         _ => path.to_owned(),
     }
+}
+
+/// The canonical name of a tensor of `dump`, by what it holds. With shared projections (`share_att_key`), `key_proj` and
+/// `query_proj` run twice, the second time over the relative rows; a hook that keeps the last output of each module has
+/// these rows under the name of the first. They are told by their shape, which `value_proj` does not share.
+pub fn spelling(dump: &Dump, name: &str) -> String {
+    let path = canonical(name);
+    let Some((head, leaf)) = path.rsplit_once('.').filter(|(_, l)| matches!(*l, "key_proj" | "query_proj")) else {
+        return path;
+    };
+    let rows = format!("{head}.pos_{leaf}");
+    let shape = |wanted: &str| dump.iter().find(|(n, _)| canonical(n) == wanted).map(|(_, t)| t.shape());
+    let own = dump.get(name).map(Tensor::shape).unwrap_or_default();
+    let tokens = shape(&format!("{head}.value_proj"))
+        .map(|s| s[..s.len().saturating_sub(1)].to_vec())
+        .or_else(|| dump.get("input_ids").map(|t| t.shape().to_vec()));
+    let is_rows = match tokens.as_deref() {
+        Some([size, length]) => own.len() == 2 || (own.len() == 3 && own[0] == 1 && own[..2] != [*size, *length]),
+        _ => false,
+    };
+    if is_rows && shape(&rows).is_none() { rows } else { path }
 }
 
 /// Where a tensor stands in the computation; compares in that order.

@@ -197,6 +197,17 @@ impl Tensor {
         ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap_or_else(|_| ArrayD::zeros(IxDyn(&self.shape)))
     }
 
+    /// The values of some entries of the first axis, as an `f64` array.
+    pub(crate) fn items(&self, items: &[usize]) -> ArrayD<f64> {
+        let each = self.len() / self.shape.first().copied().unwrap_or(1).max(1);
+        let size = self.dtype.size();
+        let data = self.data();
+        let one = |&at: &usize| data[at * each * size..(at + 1) * each * size].chunks_exact(size);
+        let values: Vec<f64> = items.iter().flat_map(one).map(|c| widen(self.dtype, c)).collect();
+        let shape = [&[items.len()], &self.shape[1..]].concat();
+        ArrayD::from_shape_vec(IxDyn(&shape), values).unwrap_or_else(|_| ArrayD::zeros(IxDyn(&shape)))
+    }
+
     /// The values as little-endian bytes in row-major order.
     pub fn to_bytes(&self) -> Cow<'_, [u8]> {
         Cow::Borrowed(self.data())

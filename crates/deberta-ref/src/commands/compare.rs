@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use deberta_ref::{Head, KnownWeights, ModelDirectory, Profile};
 use deberta_verify::report::{self, Style};
-use deberta_verify::{Comparison, Dump, Options, Verdict};
+use deberta_verify::{Comparison, Dump, Knowledge, Options, Verdict};
 
 /// Compare two tensor files; name the first tensor that diverges and the likely cause.
 ///
@@ -24,6 +25,12 @@ pub struct Args {
     /// The reference's own f32 run, where EXPECTED is its f64 run: budgets become a multiple of the distance of the two.
     #[arg(long, value_name = "FILE")]
     reference: Option<PathBuf>,
+    /// The model that EXPECTED comes from: with its weights, more mistakes can be told from one another.
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// What stands on top of the encoder of --model [default: what config.json and the weights say]
+    #[arg(long, requires = "model")]
+    head: Option<Head>,
     #[command(flatten)]
     shown: Shown,
 }
@@ -65,13 +72,14 @@ impl Shown {
     }
 
     /// The options of the comparison.
-    pub fn options<'a>(&self, reference: Option<&'a Dump>) -> Options<'a> {
+    pub fn options<'a>(&self, reference: Option<&'a Dump>, knowledge: Option<&'a Knowledge<'a>>) -> Options<'a> {
         Options {
             rtol: self.rtol,
             atol: self.atol,
             reference,
             ignore_padding: self.ignore_padding,
             heat_maps: if self.html.is_some() { 6 } else { 0 },
+            knowledge,
         }
     }
 
@@ -112,7 +120,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let expected = Dump::open_safetensors(&args.expected)?;
     let actual = Dump::open_safetensors(&args.actual)?;
     let reference = args.reference.as_deref().map(Dump::open_safetensors).transpose()?;
-    let compared = deberta_verify::compare(&expected, &actual, &args.shown.options(reference.as_ref()));
+    let directory = args.model.as_deref().map(ModelDirectory::open).transpose()?;
+    let weights = directory
+        .as_ref()
+        .map(|d| KnownWeights::new(d, args.head.unwrap_or_else(|| d.default_head()), &Profile::default()))
+        .transpose()?;
+    let knowledge = weights.as_ref().map(KnownWeights::knowledge);
+    let options = args.shown.options(reference.as_ref(), knowledge.as_ref());
+    let compared = deberta_verify::compare(&expected, &actual, &options);
     match compared {
         Ok(comparison) => args.shown.show(&comparison),
         Err(error) => {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use deberta_checkpoint::Element;
-use deberta_ref::{Inputs, Keep, Observer, Precision, Real, Trace, read_inputs};
-use deberta_verify::order::canonical;
+use deberta_ref::{Head, Inputs, Keep, KnownWeights, ModelDirectory, Observer, Precision, Real, Trace, read_inputs};
+use deberta_verify::order::{canonical, spelling};
 use deberta_verify::report::incomparable_json;
 use deberta_verify::{Dump, Tensor, compare};
 use ndarray::{ArrayView, ArrayViewD, Dimension};
@@ -51,22 +51,29 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn verify(args: &Args) -> anyhow::Result<ExitCode> {
     let golden = Dump::open_safetensors(&args.golden)?;
+    let (directory, head) = args.model.open()?;
     let ours = match args.precision {
-        Precision::F32 => computed::<f32>(args, &golden)?,
-        Precision::F64 => computed::<f64>(args, &golden)?,
+        Precision::F32 => computed::<f32>(args, &golden, &directory, head)?,
+        Precision::F64 => computed::<f64>(args, &golden, &directory, head)?,
     };
     let reference = args.reference.as_deref().map(Dump::open_safetensors).transpose()?;
     // Ours is what is expected: the question is what the other implementation did.
-    let comparison = compare(&ours, &golden, &args.shown.options(reference.as_ref()))?;
+    let weights = KnownWeights::new(&directory, head, &args.model.profile)?;
+    let knowledge = weights.knowledge();
+    let comparison = compare(&ours, &golden, &args.shown.options(reference.as_ref(), Some(&knowledge)))?;
     args.shown.show(&comparison)
 }
 
 /// What our model computes, as far as the golden holds it too.
-fn computed<T: Real + Element>(args: &Args, golden: &Dump) -> anyhow::Result<Dump> {
-    let (directory, head) = args.model.open()?;
+fn computed<T: Real + Element>(
+    args: &Args,
+    golden: &Dump,
+    directory: &ModelDirectory,
+    head: Head,
+) -> anyhow::Result<Dump> {
     let model = directory.load::<T>(head, args.model.profile)?;
     let (inputs, _): (Inputs<T>, _) = read_inputs(&args.golden)?;
-    let wanted: BTreeSet<String> = golden.iter().map(|(name, _)| canonical(name)).collect();
+    let wanted: BTreeSet<String> = golden.iter().map(|(name, _)| spelling(golden, name)).collect();
     let holds = |start: &str| wanted.iter().any(|name| name.starts_with(start));
     let keep = Keep { hidden_states: holds("hidden_states."), attentions: holds("attentions.") };
     let source = format!("{} ({head}, {}, {})", args.model.model.display(), args.model.profile, args.precision);

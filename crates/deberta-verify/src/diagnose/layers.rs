@@ -1,0 +1,147 @@
+//! The formulas of a layer other than attention, in `f64`, with the mistakes they can be computed with.
+
+use ndarray::{Array1, Array2, ArrayD, ArrayView1, Ix2, Ix3, IxDyn};
+
+use super::mistake::{Convolving, Mistake, Norming};
+use super::world::flat;
+
+/// x·Wᵀ + b over the last axis.
+pub fn linear(x: &ArrayD<f64>, weight: &ArrayD<f64>, bias: Option<&ArrayD<f64>>) -> Option<ArrayD<f64>> {
+    let rows = flat(x)?;
+    let weight = weight.view().into_dimensionality::<Ix2>().ok()?;
+    if rows.ncols() != weight.ncols() {
+        return None;
+    }
+    let mut out = rows.dot(&weight.t());
+    if let Some(bias) = bias {
+        let bias = flat(bias).filter(|b| b.ncols() == out.ncols())?;
+        out += &bias.row(0);
+    }
+    let mut shape = x.shape().to_vec();
+    *shape.last_mut()? = out.ncols();
+    out.into_shape_with_order(IxDyn(&shape)).ok()
+}
+
+/// The weight and bias of a layer norm.
+pub struct Affine {
+    pub weight: Array1<f64>,
+    pub bias: Array1<f64>,
+}
+
+/// (x − mean)/√(variance + ε)·weight + bias over the last axis.
+pub fn layer_norm(x: &ArrayD<f64>, affine: &Affine, eps: f64, norming: Option<Norming>) -> Option<ArrayD<f64>> {
+    if norming == Some(Norming::Missing) {
+        return Some(x.clone());
+    }
+    let mut out = normalised(x, eps, norming)?;
+    let (weight, bias) = (affine.weight.view(), affine.bias.view());
+    if weight.len() != out.ncols() {
+        return None;
+    }
+    let weighs = !matches!(norming, Some(Norming::NoAffine | Norming::NoWeight));
+    let shifts = !matches!(norming, Some(Norming::NoAffine | Norming::NoBias));
+    for mut row in out.rows_mut() {
+        if weighs {
+            row *= &weight;
+        }
+        if shifts {
+            row += &bias;
+        }
+    }
+    out.into_shape_with_order(x.raw_dim()).ok()
+}
+
+/// Before weight and bias: [N, width].
+pub fn normalised(x: &ArrayD<f64>, eps: f64, norming: Option<Norming>) -> Option<Array2<f64>> {
+    let mut rows = flat(x)?.to_owned();
+    let n = rows.ncols() as f64;
+    let eps = if let Some(Norming::Epsilon(eps)) = norming { eps } else { eps };
+    for mut row in rows.rows_mut() {
+        let mean = if norming == Some(Norming::NoMean) { 0.0 } else { row.sum() / n };
+        row.mapv_inplace(|v| v - mean);
+        let over = if norming == Some(Norming::Unbiased) { n - 1.0 } else { n };
+        let variance = row.iter().map(|v| v * v).sum::<f64>() / over;
+        let divisor = match norming {
+            Some(Norming::EpsilonOutside) => variance.sqrt() + eps,
+            _ => (variance + eps).sqrt(),
+        };
+        row.mapv_inplace(|v| v / divisor);
+    }
+    Some(rows)
+}
+
+/// Weight and bias of a layer norm from what it read and what came out: y = weight·x̂ + bias in each channel, by least
+/// squares. `None` where that does not reproduce y to within `tolerance` of its size.
+pub fn fitted_affine(x: &ArrayD<f64>, y: &ArrayD<f64>, eps: f64, tolerance: f64) -> Option<Affine> {
+    let x = normalised(x, eps, None)?;
+    let y = flat(y)?;
+    if x.dim() != y.dim() || x.nrows() < 3 {
+        return None;
+    }
+    let fits: Vec<(f64, f64)> = (0..x.ncols()).map(|c| line(x.column(c), y.column(c))).collect();
+    let mut worst: f64 = 0.0;
+    for (c, (a, b)) in fits.iter().enumerate() {
+        for (x, y) in x.column(c).iter().zip(y.column(c)) {
+            worst = worst.max((a * x + b - y).abs());
+        }
+    }
+    let size = (y.iter().map(|v| v * v).sum::<f64>() / y.len() as f64).sqrt();
+    if !(worst <= tolerance * size) {
+        return None;
+    }
+    Some(Affine { weight: fits.iter().map(|f| f.0).collect(), bias: fits.iter().map(|f| f.1).collect() })
+}
+
+/// y ≈ a·x + b
+fn line(x: ArrayView1<'_, f64>, y: ArrayView1<'_, f64>) -> (f64, f64) {
+    let n = x.len() as f64;
+    let (mx, my) = (x.sum() / n, y.sum() / n);
+    let (xy, xx) =
+        x.iter().zip(y).fold((0.0, 0.0), |(xy, xx), (&x, &y)| (xy + (x - mx) * (y - my), xx + (x - mx) * (x - mx)));
+    let a = if xx > 0.0 { xy / xx } else { 0.0 };
+    (a, my - a * mx)
+}
+
+/// A convolution along the tokens, padded to keep their number.
+///
+/// # Shapes
+/// `x` [B, L, E], `weight` [E, E/groups, k]; returns [B, L, E].
+pub fn convolve(
+    x: &ArrayD<f64>,
+    weight: &ArrayD<f64>,
+    bias: Option<&ArrayD<f64>>,
+    groups: usize,
+    mistake: Option<&Mistake>,
+) -> Option<ArrayD<f64>> {
+    let x = x.view().into_dimensionality::<Ix3>().ok()?;
+    let weight = weight.view().into_dimensionality::<Ix3>().ok()?;
+    let (size, length, width) = x.dim();
+    let (outputs, per_group, k) = weight.dim();
+    let transposed = mistake == Some(&Mistake::Convolution(Convolving::Transposed));
+    if groups == 0 || outputs % groups != 0 || per_group * groups != width || (transposed && outputs != per_group) {
+        return None;
+    }
+    let reversed = mistake == Some(&Mistake::Convolution(Convolving::KernelReversed));
+    let mut out = ndarray::Array3::<f64>::zeros((size, length, outputs));
+    if let Some(bias) = bias {
+        let bias = flat(bias).filter(|b| b.ncols() == outputs)?;
+        out += &bias.row(0);
+    }
+    let own = outputs / groups;
+    for t in 0..k {
+        let tap = weight.index_axis(ndarray::Axis(2), if reversed { k - 1 - t } else { t }); // [E, E/groups]
+        for b in 0..size {
+            for i in 0..length {
+                let Some(from) = (i + t).checked_sub((k - 1) / 2).filter(|&f| f < length) else { continue };
+                for g in 0..groups {
+                    let input = x.slice(ndarray::s![b, from, g * per_group..(g + 1) * per_group]);
+                    for o in g * own..(g + 1) * own {
+                        let products = if transposed { tap.column(o).dot(&input) } else { tap.row(o).dot(&input) };
+                        out[[b, i, o]] += products;
+                    }
+                }
+            }
+        }
+    }
+    Some(out.into_dyn())
+}

@@ -1,0 +1,499 @@
+//! Judges one pair of tensors after another: each by its budget, which follows from those before it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::budget::{self, Operation};
+use crate::compare::{Difference, Finding, Options, Pair, Row};
+use crate::mask::Mask;
+use crate::measure::{self, Errors, Layout, Magnitude};
+use crate::order;
+use crate::tensor::{Dtype, Dump, Tensor};
+
+/// What earlier tensors tell about later ones.
+pub(crate) struct Run<'a> {
+    options: &'a Options<'a>,
+    pub rows: Vec<Row>,
+    noise: BTreeMap<String, Seen>,
+    expected: BTreeMap<String, &'a Tensor>,
+    reference: BTreeMap<String, &'a Tensor>,
+    pub computed_in: (Dtype, Dtype),
+    heads: Option<usize>,
+    conv: bool,
+    mask: Option<Mask>,
+    pub notes: Vec<String>,
+}
+
+/// The noise of a tensor that was compared.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// What was observed, if it was within the budget.
+    noise: f64,
+    rms: f64,
+    /// What was allowed.
+    level: f64,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(expected: &'a Dump, actual: &Dump, options: &'a Options<'a>, pairs: &[Pair<'a>]) -> Self {
+        let names = |dump: &'a Dump| dump.iter().map(|(name, t)| (order::spelling(dump, name), t)).collect();
+        let heads = pairs
+            .iter()
+            .filter(|p| is_attention_matrix(&p.canonical))
+            .find_map(|p| (p.expected.shape().len() == 4).then(|| p.expected.shape()[1]));
+        let computed_in = (
+            vote(pairs.iter().map(|p| (p.canonical.as_str(), p.expected))),
+            vote(pairs.iter().map(|p| (p.canonical.as_str(), p.actual))),
+        );
+        let stored = |t: fn(&Pair<'a>) -> &'a Tensor| pairs.iter().map(t).map(Tensor::dtype).find(|d| d.is_float());
+        let mut notes = Vec::new();
+        for (which, dtype, stored) in
+            [("expected", computed_in.0, stored(|p| p.expected)), ("actual", computed_in.1, stored(|p| p.actual))]
+        {
+            if stored.is_some_and(|s| s.unit_roundoff() < dtype.unit_roundoff()) {
+                notes.push(format!(
+                    "the {which} values are stored in {} but all fit in {dtype}: taken as computed in {dtype}",
+                    stored.unwrap_or(dtype)
+                ));
+            }
+        }
+        let expected_by_name: BTreeMap<String, &'a Tensor> = names(expected);
+        Self {
+            options,
+            rows: Vec::with_capacity(pairs.len()),
+            noise: BTreeMap::new(),
+            conv: expected_by_name.keys().any(|n| n.starts_with("deberta.encoder.conv")),
+            expected: expected_by_name,
+            reference: options.reference.map(names).unwrap_or_default(),
+            computed_in,
+            heads,
+            mask: Mask::of(expected).or_else(|| Mask::of(actual)),
+            notes,
+        }
+    }
+
+    /// Measures and judges the next pair, in the order of computation.
+    pub fn compare_pair(&mut self, pair: &Pair<'_>) -> Row {
+        let mut row = Row {
+            name: pair.expected_name.to_owned(),
+            actual_name: (pair.actual_name != pair.expected_name).then(|| pair.actual_name.to_owned()),
+            shape: pair.expected.shape().to_vec(),
+            actual_shape: pair.actual.shape().to_vec(),
+            dtypes: (pair.expected.dtype(), pair.actual.dtype()),
+            max_abs: f64::NAN,
+            max_rel: f64::NAN,
+            max_ulp: 0,
+            cosine: None,
+            noise: f64::NAN,
+            budget: f64::NAN,
+            within: false,
+            finding: Finding::Shape,
+            worst: None,
+            first_differing: Vec::new(),
+            beyond: 0,
+            positions: None,
+            heat_map: None,
+            canonical: pair.canonical.clone(),
+            yardstick: Yardstick::none(&pair.canonical, self.computed_in.1),
+        };
+        if significant(&row.shape) != significant(&row.actual_shape) {
+            return row;
+        }
+        let x: Vec<f64> = pair.expected.values().collect();
+        let mut y: Vec<f64> = pair.actual.values().collect();
+        if self.options.ignore_padding {
+            self.hide_padding(pair, &x, &mut y);
+        }
+        let layout = Layout::of(&row.shape, self.heads.filter(|_| has_heads(&pair.canonical)));
+        let errors = Errors::new(&x, &y, &layout, magnitude(&pair.canonical), masks(&pair.canonical));
+        let judged = self.judge(pair, &x, &errors, &layout);
+        row.yardstick = self.yardstick(pair, &judged);
+        self.remember(&pair.canonical, &errors, &judged);
+        fill(&mut row, &x, &y, &errors, &judged);
+        row.positions = self.mask.as_ref().and_then(|m| m.positions(&row.shape, &judged.beyond));
+        row
+    }
+
+    fn hide_padding(&self, pair: &Pair<'_>, x: &[f64], y: &mut [f64]) {
+        let Some(mask) = &self.mask else { return };
+        for (k, y) in y.iter_mut().enumerate() {
+            if mask.is_padded(pair.expected.shape(), k) == Some(true) {
+                *y = x[k];
+            }
+        }
+    }
+
+    /// Keeps the noise for what is computed from this tensor. That of a tensor beyond its budget is not noise: what is
+    /// typical of its own inputs stands in, so that budgets do not widen behind an error.
+    fn remember(&mut self, name: &str, errors: &Errors, judged: &Judged) {
+        let noise = if judged.finding == Finding::Within {
+            errors.noise
+        } else {
+            let (sources, _) = self.sources(name);
+            sources.iter().map(|s| self.noise[s].noise).fold(judged.level.min(errors.noise) / 8.0, f64::min)
+        };
+        self.noise.entry(name.to_owned()).or_insert(Seen { noise, rms: errors.rms, level: judged.level });
+    }
+
+    /// The dtype whose rounding decides for this pair.
+    fn precision(&self, pair: &Pair<'_>) -> Dtype {
+        let stored = pair.expected.dtype().coarser(pair.actual.dtype());
+        stored.coarser(self.computed_in.0).coarser(self.computed_in.1)
+    }
+
+    fn judge(&self, pair: &Pair<'_>, x: &[f64], errors: &Errors, layout: &Layout) -> Judged {
+        let dtype = self.precision(pair);
+        if let Some(own) = self.reference_distance(pair, x) {
+            let least = Operation::of(&pair.canonical).line().own(dtype.unit_roundoff());
+            let bound = budget::REFERENCE_MULTIPLE * own;
+            let budgets = errors.magnitude.iter().map(|m| bound.max(least * m)).collect();
+            return Judged::new(errors, budgets, f64::INFINITY, Finding::Reference);
+        }
+        if let Some(budgets) = x.iter().map(|&x| self.options.tolerance(x)).collect::<Option<Vec<f64>>>() {
+            return Judged::new(errors, budgets, f64::INFINITY, Finding::Tolerance);
+        }
+        if !dtype.is_float() {
+            return Judged::new(errors, vec![0.0; x.len()], f64::INFINITY, Finding::Element);
+        }
+        if dtype == Dtype::F64 {
+            let budgets = errors.magnitude.iter().map(|m| budget::F64_ABSOLUTE * m.max(1.0)).collect();
+            return Judged::new(errors, budgets, f64::INFINITY, Finding::Element);
+        }
+        let level = self.level(&pair.canonical, x, dtype.unit_roundoff());
+        let element: Vec<f64> =
+            errors.magnitude.iter().map(|m| (budget::ELEMENT * level * m).max(dtype.underflow())).collect();
+        let judged = Judged::new(errors, element, level, Finding::Element);
+        if judged.finding != Finding::Within {
+            return judged;
+        }
+        match errors.outlier_budget(layout, dtype.unit_roundoff() / 2.0, dtype.underflow()) {
+            Some(outlier) => {
+                let both = outlier.iter().zip(&judged.budgets).map(|(o, e)| o.max(dtype.underflow()).min(*e)).collect();
+                Judged::new(errors, both, level, Finding::Outlier)
+            }
+            None => judged,
+        }
+    }
+
+    /// What a prediction of this tensor is measured by: the budget, without the test for outliers.
+    fn yardstick(&self, pair: &Pair<'_>, judged: &Judged) -> Yardstick {
+        let dtype = self.precision(pair);
+        let floor = judged.budgets.iter().copied().fold(f64::INFINITY, f64::min);
+        let (relative, absolute) = match judged.test {
+            Finding::Tolerance | Finding::Reference => (0.0, floor),
+            _ if dtype == Dtype::F64 || !dtype.is_float() => (budget::F64_ABSOLUTE, budget::F64_ABSOLUTE),
+            _ => (budget::ELEMENT * judged.level, dtype.underflow()),
+        };
+        Yardstick {
+            name: pair.canonical.clone(),
+            level: judged.level,
+            relative,
+            absolute,
+            unit: dtype.unit_roundoff(),
+            computed_in: self.computed_in.1,
+        }
+    }
+
+    fn reference_distance(&self, pair: &Pair<'_>, x: &[f64]) -> Option<f64> {
+        let reference = self.reference.get(&pair.canonical)?;
+        if reference.len() != x.len() {
+            return None;
+        }
+        let distance = reference.values().zip(x).map(|(r, x)| (r - x).abs()).filter(|d| d.is_finite());
+        Some(distance.fold(0.0, f64::max))
+    }
+
+    /// The noise that rounding explains in this tensor: see [`crate::budget`].
+    fn level(&self, name: &str, x: &[f64], u: f64) -> f64 {
+        let (sources, skipped) = self.sources(name);
+        let operation = match Operation::of(name) {
+            // Where the scores and probabilities were not dumped, the copy is the softmax itself.
+            Operation::Copy if name.starts_with("attentions.") && skipped > 0 => Operation::Softmax,
+            operation => operation,
+        };
+        let line = operation.line();
+        if sources.is_empty() {
+            return match operation {
+                Operation::Lookup => line.own(u),
+                _ => budget::unseen(u, depth(name, &self.expected)),
+            };
+        }
+        if operation == Operation::Copy && skipped == 0 {
+            let allowed = sources.iter().map(|s| self.noise[s].level).filter(|l| l.is_finite()).fold(0.0, f64::max);
+            return line.own(u) + line.growth * allowed;
+        }
+        let carried = match operation {
+            Operation::Softmax => self.noise_of_scores(x, &sources),
+            Operation::Norm if skipped == 0 => self.noise_of_normalised(&sources),
+            _ => sources.iter().map(|s| self.noise[s].noise).fold(0.0, f64::max),
+        };
+        // Operations between this tensor and the ones it is judged from add their own noise independently.
+        let hops = (1.0 + skipped as f64).sqrt();
+        let unseen = if skipped == 0 { line.own(u) } else { Operation::Product.line().own(u).max(line.own(u)) };
+        hops * (unseen + line.growth * carried)
+    }
+
+    /// The nearest tensors of the dump that `name` is computed from, and the number of operations passed on the way.
+    fn sources(&self, name: &str) -> (Vec<String>, usize) {
+        let (mut found, mut asked, mut skipped) = (BTreeSet::new(), BTreeSet::new(), 0);
+        let mut queue = order::inputs(name, self.conv);
+        while let Some(input) = queue.pop() {
+            if self.noise.contains_key(&input) {
+                found.insert(input);
+            } else if asked.insert(input.clone()) {
+                let inputs = order::inputs(&input, self.conv);
+                if Operation::of(&input) != Operation::Copy {
+                    skipped += usize::from(!inputs.is_empty());
+                }
+                queue.extend(inputs);
+            }
+        }
+        (found.into_iter().collect(), skipped)
+    }
+
+    /// Softmax turns the absolute error of a score into the relative error of a probability. Where the scores were not
+    /// dumped, the logarithms of the probabilities say how far apart they were.
+    fn noise_of_scores(&self, x: &[f64], sources: &[String]) -> f64 {
+        if let [scores] = sources
+            && scores.ends_with(".scores")
+        {
+            let seen = self.noise[scores];
+            return seen.noise * seen.rms.max(1.0);
+        }
+        let positive = x.iter().filter(|p| **p > f64::from(f32::MIN_POSITIVE));
+        let (low, high) = positive.fold((1.0f64, 0.0f64), |(l, h), &p| (l.min(p), h.max(p)));
+        let spread = if high > low { (high / low).ln() } else { 1.0 };
+        spread.max(1.0) * sources.iter().map(|s| self.noise[s].noise).fold(0.0, f64::max)
+    }
+
+    /// A layer norm divides by the standard deviation of the sum that it normalises, which may be smaller than its terms.
+    fn noise_of_normalised(&self, sources: &[String]) -> f64 {
+        let absolute = sources.iter().map(|s| self.noise[s]).map(|s| s.noise * s.rms).fold(0.0, f64::hypot);
+        let relative = sources.iter().map(|s| self.noise[s].noise).fold(0.0, f64::max);
+        let terms: Vec<&Tensor> = sources.iter().filter_map(|s| self.expected.get(s).copied()).collect();
+        if terms.len() < 2 || terms.iter().any(|t| t.shape() != terms[0].shape()) {
+            return relative;
+        }
+        let mut sum: Vec<f64> = terms[0].values().collect();
+        for term in &terms[1..] {
+            sum.iter_mut().zip(term.values()).for_each(|(s, t)| *s += t);
+        }
+        let columns = terms[0].shape().last().copied().unwrap_or(1).max(1);
+        let deviation = |row: &[f64]| {
+            let mean = row.iter().sum::<f64>() / row.len() as f64;
+            row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64
+        };
+        let rows: Vec<f64> = sum.chunks(columns).map(deviation).filter(|v| *v > 0.0).collect();
+        let typical = (rows.iter().sum::<f64>() / rows.len().max(1) as f64).sqrt();
+        if typical > 0.0 { relative.max(absolute / typical) } else { relative }
+    }
+}
+
+/// How an element's magnitude is counted: the error of a probability is relative.
+fn magnitude(name: &str) -> Magnitude {
+    match Operation::of(name) {
+        Operation::Softmax => Magnitude::Own,
+        _ if name.starts_with("attentions.") => Magnitude::Own,
+        _ => Magnitude::Surroundings,
+    }
+}
+
+/// Whether values this low are masks, whatever they are.
+fn masks(name: &str) -> bool {
+    name.ends_with(".scores")
+}
+
+/// What any other values would have to be within, to pass for a tensor.
+#[derive(Clone, Debug)]
+pub(crate) struct Yardstick {
+    name: String,
+    /// Of the noise of the whole.
+    level: f64,
+    /// Of an element: this times its magnitude …
+    relative: f64,
+    /// … plus this.
+    absolute: f64,
+    /// The unit roundoff of what was computed in.
+    unit: f64,
+    computed_in: Dtype,
+}
+
+/// How far a prediction is from what was found.
+#[derive(Clone, Debug)]
+pub(crate) struct Fit {
+    pub within: bool,
+    /// rms(error) / rms(prediction).
+    pub noise: f64,
+    pub max_abs: f64,
+    /// Elements of which one alone is a number.
+    pub non_finite: usize,
+}
+
+impl Fit {
+    /// For choosing among fits: less is nearer.
+    pub fn score(&self) -> f64 {
+        if self.non_finite > 0 || self.noise.is_nan() { f64::INFINITY } else { self.noise }
+    }
+}
+
+impl Yardstick {
+    fn none(name: &str, computed_in: Dtype) -> Self {
+        Self { name: name.to_owned(), level: 0.0, relative: 0.0, absolute: 0.0, unit: 0.0, computed_in }
+    }
+}
+
+impl Row {
+    /// Measures a prediction against what was found, by the budget of this tensor.
+    pub(crate) fn fit(&self, shape: &[usize], heads: usize, prediction: &[f64], found: &[f64]) -> Fit {
+        let by = &self.yardstick;
+        let layout = Layout::of(shape, Some(heads).filter(|_| has_heads(&by.name)));
+        let errors = Errors::new(prediction, found, &layout, magnitude(&by.name), masks(&by.name));
+        let finite = || errors.error.iter().filter(|e| e.is_finite()).map(|e| e.abs());
+        let element = |(e, m): (&f64, &f64)| e.is_nan() || within(e.abs(), by.relative * m + by.absolute);
+        let elements = errors.error.iter().zip(&errors.magnitude).all(element);
+        Fit {
+            within: errors.non_finite.is_empty() && within(errors.noise, by.level) && elements,
+            noise: errors.noise,
+            max_abs: finite().fold(0.0, f64::max),
+            non_finite: errors.non_finite.len(),
+        }
+    }
+
+    /// The relative noise that is always there.
+    pub(crate) fn rounding(&self) -> f64 {
+        self.yardstick.unit
+    }
+
+    /// What the actual dump was computed in.
+    pub(crate) fn computed_in(&self) -> Dtype {
+        self.yardstick.computed_in
+    }
+
+    /// Whether what was found in the place of this tensor is what `other` should hold.
+    pub(crate) fn holds(&self, other: &Tensor, found: &Tensor) -> bool {
+        if other.shape() != found.shape() {
+            return false;
+        }
+        let (x, y): (Vec<f64>, Vec<f64>) = (other.values().collect(), found.values().collect());
+        self.fit(other.shape(), 1, &x, &y).within
+    }
+}
+
+/// Whether `error` is within `budget`; NaN is not.
+fn within(error: f64, budget: f64) -> bool {
+    error <= budget
+}
+
+/// A pair's budgets and what they say.
+struct Judged {
+    /// The test that was applied to elements.
+    test: Finding,
+    budgets: Vec<f64>,
+    level: f64,
+    finding: Finding,
+    beyond: Vec<usize>,
+}
+
+impl Judged {
+    fn new(errors: &Errors, budgets: Vec<f64>, level: f64, test: Finding) -> Self {
+        let beyond: Vec<usize> = errors
+            .error
+            .iter()
+            .zip(&budgets)
+            .enumerate()
+            .filter(|(_, (e, b))| !within(e.abs(), **b))
+            .map(|(k, _)| k)
+            .collect();
+        let finding = match () {
+            () if !errors.non_finite.is_empty() => Finding::NonFinite,
+            () if !within(errors.noise, level) => Finding::Level,
+            () if !beyond.is_empty() => test,
+            () => Finding::Within,
+        };
+        let beyond = match finding {
+            Finding::NonFinite => errors.non_finite.clone(),
+            // The level is that of the tensor; the elements that make it up are those above the average allowed.
+            Finding::Level if beyond.is_empty() => {
+                (0..errors.error.len()).filter(|&k| errors.error[k].abs() > level * errors.magnitude[k]).collect()
+            }
+            _ => beyond,
+        };
+        Self { test, budgets, level, finding, beyond }
+    }
+}
+
+/// Writes what was found into the row.
+fn fill(row: &mut Row, x: &[f64], y: &[f64], errors: &Errors, judged: &Judged) {
+    let coarser = row.dtypes.0.coarser(row.dtypes.1);
+    let at = |k: usize| Difference { index: measure::multi_index(&row.shape, k), expected: x[k], actual: y[k] };
+    let finite = || errors.error.iter().enumerate().filter(|(_, e)| e.is_finite());
+    let largest = finite().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).map(|(k, _)| k);
+    row.max_abs = largest.map_or(f64::NAN, |k| errors.error[k].abs());
+    row.max_rel =
+        finite().filter(|(k, _)| x[*k] != 0.0 && x[*k].is_finite()).map(|(k, e)| (e / x[k]).abs()).fold(0.0, f64::max);
+    row.max_ulp = finite().filter(|(_, e)| **e != 0.0).map(|(k, _)| coarser.ulps(x[k], y[k])).max().unwrap_or(0);
+    row.cosine = measure::cosine(x, y);
+    row.noise = errors.noise;
+    row.finding = judged.finding;
+    row.within = judged.finding == Finding::Within;
+    row.beyond = judged.beyond.len();
+    row.first_differing = judged.beyond.iter().take(5).map(|&k| at(k)).collect();
+    let ratio = |k: usize| errors.error[k].abs() / judged.budgets[k];
+    let furthest = || judged.beyond.iter().copied().max_by(|&a, &b| ratio(a).total_cmp(&ratio(b)));
+    let worst = match judged.finding {
+        Finding::NonFinite => judged.beyond.first().copied(),
+        Finding::Within | Finding::Level => largest,
+        // The largest error, if it is itself beyond its budget.
+        _ => largest.filter(|&k| !within(ratio(k), 1.0)).or_else(furthest),
+    };
+    row.budget = match (judged.finding, worst) {
+        (Finding::Level, _) => row.max_abs * judged.level / errors.noise,
+        (_, Some(k)) => judged.budgets[k],
+        (_, None) => 0.0,
+    };
+    if x.is_empty() {
+        row.max_abs = 0.0;
+    }
+    row.worst = worst.map(at);
+}
+
+/// A shape without leading axes of size 1: relative rows are [1, R, E] to one program and [R, E] to another.
+fn significant(shape: &[usize]) -> &[usize] {
+    let first = shape.iter().position(|&s| s != 1).unwrap_or(shape.len());
+    &shape[first..]
+}
+
+fn is_attention_matrix(name: &str) -> bool {
+    name.starts_with("attentions.")
+        || [".c2c", ".c2p", ".p2c", ".scores", ".probs"].iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// Whether the last axis of this tensor is heads times head size.
+fn has_heads(name: &str) -> bool {
+    name.ends_with("attention.self")
+        || ["query_proj", "key_proj", "value_proj"].iter().any(|s| name.ends_with(s)) && name.contains(".self.")
+}
+
+fn depth(name: &str, expected: &BTreeMap<String, &Tensor>) -> usize {
+    let layer = |n: &str| {
+        let digits = n.strip_prefix("hidden_states.").or_else(|| n.strip_prefix("attentions."));
+        let digits = digits.or_else(|| n.strip_prefix("deberta.encoder.layer."))?;
+        digits.split('.').next()?.parse::<usize>().ok()
+    };
+    // A head's output knows no layer; where the dump shows none, 24 is the deepest of the published models bar one.
+    layer(name).unwrap_or_else(|| expected.keys().filter_map(|n| layer(n)).max().unwrap_or(24))
+}
+
+/// What a whole dump was computed in: the coarsest dtype that at least a third of its computed tensors fit in.
+fn vote<'a>(tensors: impl Iterator<Item = (&'a str, &'a Tensor)>) -> Dtype {
+    let mut votes: Vec<Dtype> = tensors
+        .filter(|(name, t)| t.dtype().is_float() && Operation::of(name) != Operation::Lookup)
+        .filter_map(|(_, t)| measure::computed_dtype(t.dtype(), &sample(t)))
+        .collect();
+    votes.sort_by(|a, b| b.unit_roundoff().total_cmp(&a.unit_roundoff()));
+    votes.get(votes.len() / 3).copied().unwrap_or(Dtype::F64)
+}
+
+/// Enough values to tell a dtype by.
+fn sample(tensor: &Tensor) -> Vec<f64> {
+    tensor.values().take(4096).collect()
+}
