@@ -119,6 +119,9 @@ fn dump(source: &str, all: &Intermediates, reads: &Reads, extent: Extent, single
     dump
 }
 
+/// A mistake, the first tensor that it reaches, and the names that its cause may have.
+type Planted = (Mistake, &'static str, &'static [&'static str]);
+
 /// A model, what it reads, and what it computes from that without a mistake.
 struct Subject {
     model: Mistaken,
@@ -132,7 +135,7 @@ impl Subject {
     }
 }
 
-fn subjects() -> [(Subject, &'static [(Mistake, &'static str, &'static [&'static str])]); 2] {
+fn subjects() -> [(Subject, &'static [Planted]); 2] {
     [(Subject::new(everything()), TABLE), (Subject::new(decoder()), DECODER)]
 }
 
@@ -170,7 +173,7 @@ fn without_a_mistake_the_naive_model_is_hugging_faces() {
 
 /// The mistakes with the first tensor that they reach, and the names their cause may have.
 #[rustfmt::skip]
-const TABLE: &[(Mistake, &str, &[&str])] = {
+const TABLE: &[Planted] = {
     use Mistake::*;
     &[
         (C2pWithoutSpan, "L0.attention.self.c2p", &["c2p-offset-missing"]),
@@ -238,7 +241,7 @@ const TABLE: &[(Mistake, &str, &[&str])] = {
     ]
 };
 
-const DECODER: &[(Mistake, &str, &[&str])] = {
+const DECODER: &[Planted] = {
     use Mistake::*;
     &[
         (DecoderOfLastLayer, "lm_predictions.z_states", &["emd-last-layer"]),

@@ -5,6 +5,9 @@ use ndarray::{Array2, Array3, Array4, ArrayD, Axis, s};
 use super::attention::{Head, Projected};
 use super::{Intermediates, Mistake, Mistaken, Reads};
 
+/// A step of a head: its name, whether the model has it, and where it is kept.
+type Step = (&'static str, bool, fn(&Head) -> &Array2<f64>);
+
 /// Rows of all sequences, one array each.
 type States = Vec<Array2<f64>>;
 
@@ -320,7 +323,7 @@ impl Pass<'_> {
             }
             out.into_dyn()
         };
-        let steps: [(&str, bool, fn(&Head) -> &Array2<f64>); 5] = [
+        let steps: [Step; 5] = [
             ("c2c", true, |h| &h.c2c),
             ("c2p", c2p, |h| &h.c2p),
             ("p2c", p2c, |h| &h.p2c),

@@ -185,8 +185,8 @@ pub fn term(setting: &Setting, kind: Kind, sides: &Sides<'_>, mistake: Option<&M
                     let natural = if c2p { by_query } else { by_key };
                     let other = if c2p { by_key } else { by_query };
                     let at = match gather {
-                        Some(Gather::OtherAxis { negated: true }) => [other, col(j, i)],
-                        Some(Gather::OtherAxis { negated: false }) => [other, col(i, j)],
+                        Some(Gather::AnotherAxis { negated: true }) => [other, col(j, i)],
+                        Some(Gather::AnotherAxis { negated: false }) => [other, col(i, j)],
                         Some(Gather::OtherStates { other_axis: true }) => [other, col(i, j)],
                         _ => [natural, col(i, j)],
                     };

@@ -92,11 +92,11 @@ pub enum Column {
 #[allow(missing_docs)]
 pub enum Gather {
     /// On the other axis: row i for row j in p2c, row j for row i in c2p.
-    OtherAxis { negated: bool },
+    AnotherAxis { negated: bool },
     /// Queries for keys in p2c, keys for queries in c2p; on their own axis or on the other.
     OtherStates { other_axis: bool },
     /// The other relative rows.
-    OtherRows,
+    RowsOfTheOther,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -379,25 +379,25 @@ fn scores(table: &mut Vec<Hypothesis>) {
         table,
         "p2c-not-transposed",
         "p2c were left as [key, query], K_i · PosQ[col(δ(j, i))]",
-        Mistake::P2c(Gather::OtherAxis { negated: true }),
+        Mistake::P2c(Gather::AnotherAxis { negated: true }),
     );
     put(
         table,
         "p2c-not-transposed",
         "p2c were read on the query's axis, K_i · PosQ[col(δ(i, j))]",
-        Mistake::P2c(Gather::OtherAxis { negated: false }),
+        Mistake::P2c(Gather::AnotherAxis { negated: false }),
     );
     put(
         table,
         "c2p-transposed",
         "c2p were left as [key, query], Q_j · PosK[col(δ(j, i))]",
-        Mistake::C2p(Gather::OtherAxis { negated: true }),
+        Mistake::C2p(Gather::AnotherAxis { negated: true }),
     );
     put(
         table,
         "c2p-transposed",
         "c2p were read on the key's axis, Q_j · PosK[col(δ(i, j))]",
-        Mistake::C2p(Gather::OtherAxis { negated: false }),
+        Mistake::C2p(Gather::AnotherAxis { negated: false }),
     );
     for other_axis in [true, false] {
         let (p, c) = if other_axis { ("Q_i · PosQ", "K_j · PosK") } else { ("Q_j · PosQ", "K_i · PosK") };
@@ -418,13 +418,13 @@ fn scores(table: &mut Vec<Hypothesis>) {
         table,
         "position-projections-swapped",
         "p2c read the position keys, K_j · PosK",
-        Mistake::P2c(Gather::OtherRows),
+        Mistake::P2c(Gather::RowsOfTheOther),
     );
     put(
         table,
         "position-projections-swapped",
         "c2p read the position queries, Q_i · PosQ",
-        Mistake::C2p(Gather::OtherRows),
+        Mistake::C2p(Gather::RowsOfTheOther),
     );
     put(table, "c2p-missing", "c2p were left out", Mistake::Terms([1.0, 0.0, 1.0]));
     put(table, "p2c-missing", "p2c were left out", Mistake::Terms([1.0, 1.0, 0.0]));

@@ -408,7 +408,8 @@ impl<'w, 'a> Replay<'w, 'a> {
         let (queries, keys) = (self.at(Kind::Query, at)?, self.at(Kind::Key, at)?);
         let other = matches!(
             (kind, self.mistake),
-            (Kind::C2p, Some(Mistake::C2p(Gather::OtherRows))) | (Kind::P2c, Some(Mistake::P2c(Gather::OtherRows)))
+            (Kind::C2p, Some(Mistake::C2p(Gather::RowsOfTheOther)))
+                | (Kind::P2c, Some(Mistake::P2c(Gather::RowsOfTheOther)))
         );
         let rows = match (kind, other) {
             (Kind::C2c, _) => None,
@@ -656,7 +657,10 @@ impl<'w, 'a> Replay<'w, 'a> {
                     Some(Mistake::Residual(Residual::Missing | Residual::AfterNorm, kind)) if *kind == node.kind => {
                         Some((*dense).clone())
                     }
-                    _ => added((*dense).clone(), &self.residual(node)?),
+                    _ => {
+                        let residual = self.residual(node)?;
+                        added((*dense).clone(), &residual)
+                    }
                 }
             }
             ConvolutionNorm => {
@@ -669,13 +673,17 @@ impl<'w, 'a> Replay<'w, 'a> {
                 match self.mistake {
                     Some(Mistake::Convolution(Convolving::NoResidual)) => Some(convolved),
                     Some(Mistake::Convolution(Convolving::ResidualFromEmbeddings)) => {
-                        added(convolved, &self.at(Embeddings, 0)?)
+                        let embeddings = self.at(Embeddings, 0)?;
+                        added(convolved, &embeddings)
                     }
                     Some(Mistake::Convolution(Convolving::AfterLayer(i))) => {
                         let output = self.value(Node::layer(*i, self.world.depth))?;
                         added(convolved, &output)
                     }
-                    _ => added(convolved, &self.at(Layer, 0)?),
+                    _ => {
+                        let layer = self.at(Layer, 0)?;
+                        added(convolved, &layer)
+                    }
                 }
             }
             WordNorm => Some((*self.at(WordActivation, 0)?).clone()),

@@ -152,7 +152,8 @@ impl<'w, 'a> Trial<'w, 'a> {
         let world = &self.world;
         let run = |setting: &Setting| {
             let replay = Replay::new(world, Side::Actual, Some(&hypothesis.mistake)).under(setting);
-            fit(self.row, world.setting.heads, &replay.after(right).predict(self.node)?, target)
+            let prediction = replay.after(right).predict(self.node)?;
+            fit(self.row, world.setting.heads, &prediction, target)
         };
         let mut best = run(&world.setting);
         if best.as_ref().is_some_and(|f| f.within) || !hypothesis.mistake.depends_on_maximum() {
@@ -211,7 +212,7 @@ impl<'w, 'a> Trial<'w, 'a> {
 
     /// Tests matches on other tensors, those of the same layer first: what a mistake explains speaks for it, and what it
     /// would have made wrong and is right speaks against it.
-    fn hear_witnesses(&self, matches: &mut Vec<Match>) {
+    fn hear_witnesses(&self, matches: &mut [Match]) {
         let mut others: Vec<(&Row, Node)> = Vec::new();
         for row in &self.comparison.rows {
             let Some(node) = Node::of(&row.canonical, self.world.depth) else { continue };
