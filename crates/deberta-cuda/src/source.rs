@@ -20,11 +20,14 @@ pub enum File {
     AttentionPlain,
     PositionScores,
     AttentionTiled,
+    AttentionMma,
+    AttentionWindow,
+    AttentionSlots,
 }
 
 impl File {
     /// Every file.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Embeddings,
         Self::LayerNorm,
         Self::Activation,
@@ -34,6 +37,9 @@ impl File {
         Self::AttentionPlain,
         Self::PositionScores,
         Self::AttentionTiled,
+        Self::AttentionMma,
+        Self::AttentionWindow,
+        Self::AttentionSlots,
     ];
 
     /// Its name in `kernels/`.
@@ -43,7 +49,17 @@ impl File {
 
     /// Whether it is compiled for one head size at a time.
     pub fn needs_head_size(self) -> bool {
-        matches!(self, Self::AttentionPlain | Self::PositionScores | Self::AttentionTiled)
+        match self {
+            Self::Embeddings | Self::LayerNorm | Self::Activation | Self::Conv1d | Self::Rows | Self::Pooler => false,
+            Self::AttentionPlain | Self::PositionScores | Self::AttentionTiled => true,
+            Self::AttentionMma | Self::AttentionWindow | Self::AttentionSlots => true,
+        }
+    }
+
+    /// Whether it is written for a precision: there is no tensor core for `f32`.
+    pub fn supports(self, precision: Precision) -> bool {
+        let tensor_cores = matches!(self, Self::AttentionMma | Self::AttentionWindow | Self::AttentionSlots);
+        !(tensor_cores && precision == Precision::F32)
     }
 
     fn name_and_source(self) -> (&'static str, &'static str) {
@@ -62,6 +78,9 @@ impl File {
             Self::AttentionPlain => file!("attention_plain.cu"),
             Self::PositionScores => file!("position_scores.cu"),
             Self::AttentionTiled => file!("attention_tiled.cu"),
+            Self::AttentionMma => file!("attention_mma.cu"),
+            Self::AttentionWindow => file!("attention_window.cu"),
+            Self::AttentionSlots => file!("attention_slots.cu"),
         }
     }
 }
@@ -70,11 +89,13 @@ impl File {
 const DEVICE: &str = include_str!("../kernels/device.cuh");
 
 /// The files that others include.
-const HEADERS: [(&str, &str); 4] = [
+const HEADERS: [(&str, &str); 6] = [
     ("common.cuh", include_str!("../kernels/common.cuh")),
     ("row.cuh", include_str!("../kernels/row.cuh")),
     ("activation.cuh", include_str!("../kernels/activation.cuh")),
     ("attention.cuh", include_str!("../kernels/attention.cuh")),
+    ("attention_mma.cuh", include_str!("../kernels/attention_mma.cuh")),
+    ("attention_window.cuh", include_str!("../kernels/attention_window.cuh")),
 ];
 
 /// A file of kernels, in one precision and, for attention, for one head size.

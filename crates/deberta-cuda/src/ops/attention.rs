@@ -4,6 +4,9 @@
 //! |---|---|---|---|---|
 //! | `plain` | `attention_plain.cu` | all, in `f32` arithmetic | any size | both |
 //! | `tiled` | `attention_tiled.cu` | all, in `f32` arithmetic | any size that fits | masks |
+//! | `mma` | `attention_mma.cu` | `tf32`, `f16`, `bf16` | a multiple of 16 bytes, to 128 | neither |
+//! | `window` | `attention_window.cu` | the same | the same | neither |
+//! | `slots` | `attention_slots.cu` | the same | the same | neither |
 
 use crate::device::{Arg, Array, Device, Launch, Matrix, Precision};
 use crate::error::CudaError;
@@ -17,6 +20,12 @@ pub enum Rung {
     Plain,
     /// Tiles in shared memory, online softmax.
     Tiled,
+    /// Tensor cores and asynchronous copies.
+    Mma,
+    /// The distances of a tile as a window in shared memory.
+    Window,
+    /// Tiles of a single slot told apart.
+    Slots,
 }
 
 /// The relative side of an attention.
@@ -83,13 +92,16 @@ pub fn runs(slots: &[i32]) -> Vec<i32> {
 
 impl Rung {
     /// Every rung, in the order of the ladder.
-    pub const ALL: [Self; 2] = [Self::Plain, Self::Tiled];
+    pub const ALL: [Self; 5] = [Self::Plain, Self::Tiled, Self::Mma, Self::Window, Self::Slots];
 
     /// The name by which it is chosen.
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::Tiled => "tiled",
+            Self::Mma => "mma",
+            Self::Window => "window",
+            Self::Slots => "slots",
         }
     }
 
@@ -103,6 +115,9 @@ impl Rung {
         match self {
             Self::Plain => File::AttentionPlain,
             Self::Tiled => File::AttentionTiled,
+            Self::Mma => File::AttentionMma,
+            Self::Window => File::AttentionWindow,
+            Self::Slots => File::AttentionSlots,
         }
     }
 
@@ -127,6 +142,27 @@ impl Rung {
         if probabilities && self != Self::Plain {
             return lacks("probabilities are returned by `plain` alone".to_owned());
         }
+        if !self.file().supports(precision) {
+            return lacks(format!("it is made for tensor cores, which do not multiply in {}", precision.name()));
+        }
+        if self.on_tensor_cores() {
+            if attention.mask.is_some() {
+                return lacks("masks are taken by `plain` and `tiled` alone".to_owned());
+            }
+            let operands = [Some(attention.query), Some(attention.key), Some(attention.value)];
+            let tables = attention.positions.map_or([None; 2], |p| [p.keys, p.queries]);
+            let bytes = precision.bytes();
+            let aligned = |m: &Matrix<'_>| m.address() % 16 == 0 && (m.stride() * bytes) % 16 == 0;
+            let apart = (attention.head_size * bytes) % 16 != 0;
+            if apart || attention.head_size > 128 || !operands.iter().chain(&tables).flatten().all(aligned) {
+                return lacks(format!(
+                    "it copies 16 bytes at a time, so heads (of {} numbers in {}) and rows must begin at multiples of 16 \
+                     bytes, and heads be of 128 at most",
+                    attention.head_size,
+                    precision.name()
+                ));
+            }
+        }
         let needed = self.shared_bytes(precision, attention.head_size, attention.max_length);
         if needed > limit {
             return lacks(format!(
@@ -140,18 +176,26 @@ impl Rung {
     /// Floats that [`Ops::attention`] needs beside its operands.
     pub fn workspace(self, attention: &Attention<'_>) -> usize {
         match (self, &attention.positions) {
-            (Self::Plain, _) | (_, None) => 0,
-            (Self::Tiled, Some(slots)) => {
+            (Self::Plain | Self::Window | Self::Slots, _) | (_, None) => 0,
+            (Self::Tiled | Self::Mma, Some(slots)) => {
                 let rows = attention.query.rows() * attention.heads;
                 [slots.keys, slots.queries].iter().flatten().map(|table| rows * table.rows()).sum()
             }
         }
     }
 
-    fn shared_bytes(self, _precision: Precision, head_size: usize, max_length: usize) -> usize {
+    fn on_tensor_cores(self) -> bool {
+        matches!(self, Self::Mma | Self::Window | Self::Slots)
+    }
+
+    /// The size of the kernel's `Shared`.
+    fn shared_bytes(self, precision: Precision, head_size: usize, max_length: usize) -> usize {
         match self {
             Self::Plain => 4 * (max_length + THREADS as usize / 32),
             Self::Tiled => 4 * ((TILE_Q + 2 * TILED_K) * (head_size.next_multiple_of(4) + 4) + TILE_Q * (TILED_K + 4)),
+            Self::Mma => 2 * tile_bytes(precision, head_size),
+            // Keys, values, and two windows of twice as many rows; the bands; a number a key.
+            Self::Window | Self::Slots => 6 * tile_bytes(precision, head_size) + 4 * (TILE_Q * 85 + TILE_Q),
         }
     }
 
@@ -159,7 +203,7 @@ impl Rung {
     fn queries(self) -> usize {
         match self {
             Self::Plain => 1,
-            Self::Tiled => TILE_Q,
+            Self::Tiled | Self::Mma | Self::Window | Self::Slots => TILE_Q,
         }
     }
 }
@@ -172,6 +216,12 @@ const TILE_Q: usize = 64;
 const TILED_K: usize = 32;
 /// States and position rows a block in `position_scores.cu` (`POSITION_TILE`).
 const POSITION_TILE: usize = 32;
+
+/// 64 rows of a head as the tensor cores' kernels hold them (`Tile` in `attention_mma.cuh`).
+fn tile_bytes(precision: Precision, head_size: usize) -> usize {
+    let chunk = 16 / precision.bytes();
+    TILE_Q * (head_size.next_multiple_of(2 * chunk) + chunk) * precision.bytes()
+}
 
 impl<D: Device> Ops<'_, D> {
     /// out_i = Σ_j softmax(score_i)_j · V_j for every head of every sequence.
@@ -209,7 +259,8 @@ impl<D: Device> Ops<'_, D> {
                 }
                 arguments.push(pointer_or_null(probabilities));
             }
-            Rung::Tiled => arguments.extend(self.position_scores(attention, rung, workspace)?),
+            Rung::Tiled | Rung::Mma => arguments.extend(self.position_scores(attention, rung, workspace)?),
+            Rung::Window | Rung::Slots => {}
         }
         if rows == 0 {
             return Ok(());
@@ -219,6 +270,9 @@ impl<D: Device> Ops<'_, D> {
             kernel: match rung {
                 Rung::Plain => "attention_plain",
                 Rung::Tiled => "attention_tiled",
+                Rung::Mma => "attention_mma",
+                Rung::Window => "attention_window",
+                Rung::Slots => "attention_slots",
             },
             grid: [blocks(max_length.div_ceil(rung.queries())), blocks(heads), blocks(sequences)],
             block: [THREADS, 1, 1],

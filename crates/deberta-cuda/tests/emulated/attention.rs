@@ -173,12 +173,11 @@ impl Operands {
 /// What rounding adds beyond that of the result, as a multiple of `tolerance`'s scale.
 ///
 /// Values are below 2, so an error δ of every probability, relative, moves the output by at most 2δ. In `f16` and `bf16`
-/// a probability is rounded once before it meets a value: δ is a unit. TF32 rounds both factors of every product to 11
+/// a probability is rounded once before it meets a value: δ is the unit that `tolerance` knows. TF32 rounds both factors of every product to 11
 /// bits: scores of absolute products Σ|a·b|/s ≤ `worst` move by 2·2⁻¹¹·`worst`, both the row's and its sum's.
 fn slack(precision: Precision, worst: f64) -> f64 {
     match precision {
-        Precision::F32 => 2.0,
-        Precision::F16 | Precision::Bf16 => 4.0,
+        Precision::F32 | Precision::F16 | Precision::Bf16 => 2.0,
         Precision::Tf32 => 2.0 * (2.0 * 2.0 * 2f64.powi(-11) * worst + 2.0 * 2f64.powi(-11)) / 2e-5,
     }
 }
@@ -277,6 +276,94 @@ fn plain_is_the_equation() {
 #[test]
 fn tiled_is_the_equation() {
     climb_in_f32(Rung::Tiled);
+}
+
+/// For the tensor cores: sequences of many tiles, tiles of one slot, each set of terms, head sizes that need padding.
+const TILES: [Case; 5] = [
+    Case { heads: 1, head_size: 64, lengths: &[210, 1, 65], table: Table::Logarithmic, ..PLAIN_CASE },
+    Case { lengths: &[200], c2p: false, ..PLAIN_CASE },
+    Case { lengths: &[129, 2], p2c: false, head_size: 24, ..PLAIN_CASE },
+    Case { lengths: &[70], c2p: false, p2c: false, ..PLAIN_CASE },
+    Case { lengths: &[130, 64], table: Table::Arbitrary, ..PLAIN_CASE },
+];
+
+fn climb_on_tensor_cores(rung: Rung) {
+    climb(rung, &TILES, Precision::Bf16);
+    climb(rung, &TILES[..3], Precision::Tf32);
+    climb(rung, &TILES[..2], Precision::F16);
+    climb(rung, &[Case { lengths: &[66], head_size: 128, heads: 1, ..PLAIN_CASE }], Precision::F16);
+}
+
+#[test]
+fn mma_is_the_equation() {
+    climb_on_tensor_cores(Rung::Mma);
+}
+
+#[test]
+fn window_is_the_equation() {
+    climb_on_tensor_cores(Rung::Window);
+}
+
+#[test]
+fn slots_is_the_equation() {
+    climb_on_tensor_cores(Rung::Slots);
+}
+
+#[test]
+fn mistakes_on_tensor_cores_are_noticed() {
+    let short = Case { lengths: &[3], ..PLAIN_CASE };
+    // Long enough for a block to meet tiles of two single slots, and tiles of many between them.
+    let both = Case { heads: 1, lengths: &[260], ..PLAIN_CASE };
+    for (rung, case, from, to) in [
+        // Barriers and waits.
+        (
+            Rung::Mma,
+            both,
+            "        copy_async_wait<1>();\n        __syncthreads();\n        float score",
+            "        __syncthreads();\n        float score",
+        ),
+        (
+            Rung::Mma,
+            both,
+            "multiply_keys(score, rows, shared.key);\n        __syncthreads();",
+            "multiply_keys(score, rows, shared.key);",
+        ),
+        (
+            Rung::Mma,
+            both,
+            "        copy_async_wait<1>();\n        __syncthreads();\n        multiply_values",
+            "        copy_async_wait<1>();\n        multiply_values",
+        ),
+        (
+            Rung::Mma,
+            both,
+            "multiply_values(rows, score, shared.value);\n        __syncthreads();",
+            "multiply_values(rows, score, shared.value);",
+        ),
+        (
+            Rung::Window,
+            both,
+            "    __syncwarp();\n#pragma unroll\n    for (int n = 0; n < KEY_TILES; n++) {",
+            "#pragma unroll\n    for (int n = 0; n < KEY_TILES; n++) {",
+        ),
+        (Rung::Window, both, "    __syncwarp();\n}", "}"),
+        (Rung::Slots, both, "pos_query_stride);\n        __syncthreads();", "pos_query_stride);"),
+        // Indices.
+        (Rung::Mma, short, "8 * n + 2 * t + e % 2 >= keys_left", "8 * n + 2 * t + e % 2 > keys_left"),
+        (Rung::Mma, both, "p2c[(i64(begin + j)", "p2c[(i64(begin + i)"),
+        (Rung::Window, both, "r - j + TILE]", "r - j + TILE - 1]"),
+        (Rung::Window, both, "shared.pos_query, base - 16 - row)", "shared.pos_query, base - 15 - row)"),
+        (Rung::Window, both, "base - WINDOW, count", "base - TILE, count"),
+        (Rung::Slots, both, "count = windowed ? TILE : WINDOW", "count = TILE"),
+        (Rung::Slots, both, "first_query - min(first_key + TILE - 1, length - 1)", "first_query - first_key"),
+        (Rung::Slots, both, "slot != scored", "scored < 0"),
+        // Scales.
+        (Rung::Mma, both, "LOG2_E / scale", "LOG2_E"),
+        (Rung::Mma, both, "rows.context[n][2 * half] *= shrink;", ""),
+        (Rung::Mma, both, "rows.sum[half] * shrink + row_sum(added)", "rows.sum[half] + row_sum(added)"),
+    ] {
+        notices(from, to, Precision::F16, |ops, rng| check(ops, rng, rung, &case));
+    }
 }
 
 #[test]
