@@ -152,8 +152,8 @@ impl Rung {
             let operands = [Some(attention.query), Some(attention.key), Some(attention.value)];
             let tables = attention.positions.map_or([None; 2], |p| [p.keys, p.queries]);
             let bytes = precision.bytes();
-            let aligned = |m: &Matrix<'_>| m.address() % 16 == 0 && (m.stride() * bytes) % 16 == 0;
-            let apart = (attention.head_size * bytes) % 16 != 0;
+            let aligned = |m: &Matrix<'_>| m.address().is_multiple_of(16) && (m.stride() * bytes).is_multiple_of(16);
+            let apart = !(attention.head_size * bytes).is_multiple_of(16);
             if apart || attention.head_size > 128 || !operands.iter().chain(&tables).flatten().all(aligned) {
                 return lacks(format!(
                     "it copies 16 bytes at a time, so heads (of {} numbers in {}) and rows must begin at multiples of 16 \
