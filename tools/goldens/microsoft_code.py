@@ -18,7 +18,7 @@ from types import SimpleNamespace
 import numpy
 import torch
 
-from record import AttentionSteps, DIVISIONS
+from record import DIVISIONS, AttentionSteps, copied
 
 MODULES = ("config", "ops", "da_utils", "disentangled_attention", "bert", "deberta", "pooling", "nnmodule")
 MODELS = {
@@ -102,7 +102,7 @@ class NewestSteps(AttentionSteps):
         return out
 
     def finish(self, output):
-        self.steps["probs"] = output["attention_probs"].detach().clone()
+        self.steps["probs"] = copied(output["attention_probs"])
 
 
 class ReleaseSteps(AttentionSteps):
@@ -120,5 +120,5 @@ class ReleaseSteps(AttentionSteps):
         return out
 
     def finish(self, output):
-        self.steps["scores"] = output["attention_logits"].detach().clone()
-        self.steps["probs"] = output["attention_probs"].detach().clone()
+        self.steps["scores"] = copied(output["attention_logits"])
+        self.steps["probs"] = copied(output["attention_probs"])
