@@ -6,8 +6,8 @@
 pub struct HeatMap {
     /// Pictures side by side: one for each group of the leading axes, as far as there is room.
     pub panels: Vec<Panel>,
-    /// What the panels are called, such as `head` or `sequence`.
-    pub panel_name: &'static str,
+    /// How many there would be besides, with smaller errors.
+    pub omitted: usize,
     /// The largest error in any panel.
     pub max: f64,
 }
@@ -53,10 +53,10 @@ impl HeatMap {
         };
         let max = panels.iter().flat_map(|p| &p.cells).copied().filter(|c| c.is_finite()).fold(0.0, f64::max);
         panels.sort_by(|a, b| peak(b).total_cmp(&peak(a)));
+        let omitted = panels.len().saturating_sub(Self::PANELS);
         panels.truncate(Self::PANELS);
         panels.sort_by(|a, b| a.index.cmp(&b.index));
-        let panel_name = if shape.len() == 4 { "sequence, head" } else { "sequence" };
-        Self { panels, panel_name, max }
+        Self { panels, omitted, max }
     }
 }
 

@@ -224,23 +224,3 @@ fn nothing_in_common_is_an_error_that_shows_names() {
     let error = compare(&expected, &other, &Options::default()).expect_err("nothing is in common").to_string();
     assert!(error.contains("block.0") && error.contains("deberta.embeddings"), "{error}");
 }
-
-#[test]
-fn every_report_says_the_verdict_and_the_first_divergent() {
-    let name = "deberta.encoder.layer.0.attention.self.scores";
-    let (expected, mut actual) = pair(1.0);
-    change(&mut actual, name, |a| a.mapv_inplace(|x| x * 1.5));
-    let options = Options { heat_maps: 2, ..Options::default() };
-    let comparison = compare(&expected, &actual, &options).expect("the dumps have tensors in common");
-    let json: serde_json::Value = serde_json::from_str(&report::render_json(&comparison)).expect("valid JSON");
-    assert_eq!(json["verdict"], "beyond");
-    assert_eq!(json["first_divergent"], name);
-    assert_eq!(json["tensors"].as_array().map(Vec::len), Some(SHAPES.len()));
-    let plain = report::render_table(&comparison, report::Style { color: false, all: true });
-    assert!(plain.contains(name) && plain.contains("BEYOND") && !plain.contains('\x1b'));
-    let html = report::render_html(&comparison);
-    assert!(html.contains("Beyond budget") && html.contains("<svg class=\"map\""));
-    for outside in ["http:", "https:", "<script", "<link", "url("] {
-        assert!(!html.contains(outside), "the page must need nothing else, and has {outside}");
-    }
-}

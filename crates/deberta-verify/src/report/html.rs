@@ -1,50 +1,124 @@
-//! The outcome as one page of HTML that needs nothing else: no script, no font, no network.
+//! The outcome as one page of HTML that needs nothing else: no font, no picture, no network.
 //!
-//! The verdict stands first; then what is known of the first divergent tensor, the error along the depth of the network,
-//! pictures of the worst tensors, and the whole table. Light and dark follow the reader's system; a phone gets one column.
+//! The verdict stands first, in one sentence with its cause and evidence; then what is known of the first divergent
+//! tensor, the error along the depth of the network, pictures of the worst tensors, and the whole table. Light and dark
+//! follow the reader's system, a phone gets one column, paper gets no controls.
+//!
+//! What a file says is escaped wherever it stands. Besides, the page forbids itself (by a Content-Security-Policy) to
+//! load anything, and to run any script but the one below, which searches the table: it is known by its hash. Without
+//! scripts all is there but the search.
 
 use std::fmt::Write;
 
-use super::{details, figure, shape, summary, verdict_word};
-use crate::compare::{Comparison, Row, Verdict};
-use crate::heat_map::{HeatMap, Panel};
+use super::{chart, count, details, figure, leaf, likely, percent, pictures, score_terms, shape, verdict_word};
+use crate::compare::{Comparison, Positions, Row, Verdict};
+use crate::order::some_names;
 
 const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+/// SHA-256 of [`SCRIPT`] in base 64.
+const SCRIPT_HASH: &str = "hU2UBFTBasGNx65OveHLu5fi3nVNjDxfD4Y+rDbY80c=";
 
 /// The page.
 pub fn render_html(comparison: &Comparison) -> String {
     let mut page = String::new();
-    let (class, verdict) = match comparison.verdict() {
-        Verdict::Within => ("good", "Within budget"),
-        Verdict::Beyond => ("bad", "Beyond budget"),
-        Verdict::Incomparable => ("bad", "Nothing to compare"),
+    let verdict = match comparison.verdict() {
+        Verdict::Within => "Within budget",
+        Verdict::Beyond => "Beyond budget",
+        Verdict::Incomparable => "Nothing to compare",
     };
     let _ = write!(
         page,
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{verdict} – deberta-ref compare</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1 class=\"{class}\">{verdict}</h1>\n<p class=\"lead\">{}</p>\n",
-        escape(&summary(comparison))
+         <meta name=\"color-scheme\" content=\"light dark\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; \
+         script-src 'sha256-{SCRIPT_HASH}'; base-uri 'none'; form-action 'none'\">\n\
+         <title>{verdict} – deberta-ref</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
     );
+    opening(comparison, verdict, &mut page);
+    terms(comparison, &mut page);
     facts(comparison, &mut page);
-    depth_chart(comparison, &mut page);
-    heat_maps(comparison, &mut page);
+    chart::depth_chart(comparison, &mut page);
+    pictures::heat_maps(comparison, &mut page);
     table(comparison, &mut page);
-    page.push_str("</main>\n</body>\n</html>\n");
+    let _ = write!(page, "</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n");
     page
+}
+
+/// The verdict, and the sentence that says it.
+fn opening(comparison: &Comparison, verdict: &str, page: &mut String) {
+    let (class, mark) = match comparison.verdict() {
+        Verdict::Within => ("good", "M5 13l5 5L20 6"),
+        _ => ("bad", "M6 6l12 12M18 6L6 18"),
+    };
+    let _ = write!(
+        page,
+        "<header class=\"{class}\">\n<p class=\"verdict\"><svg viewBox=\"0 0 24 24\" aria-hidden=\"true\"><path d=\"{mark}\"/></svg>{verdict}</p>\n<h1>{}</h1>\n",
+        sentence(comparison)
+    );
+    if let Some(cause) = &comparison.cause {
+        let _ = writeln!(page, "<p class=\"evidence\">{}</p>", breakable(&cause.evidence));
+    }
+    page.push_str("</header>\n");
+}
+
+fn sentence(comparison: &Comparison) -> String {
+    let count = comparison.rows.len();
+    let Some(first) = comparison.first_divergent() else {
+        return match count {
+            0 => "No tensor stands in both dumps.".to_owned(),
+            1 => "The one tensor compared agrees as well as rounding allows.".to_owned(),
+            _ => format!("All {count} tensors compared agree as well as rounding allows."),
+        };
+    };
+    let beyond = comparison.rows.iter().filter(|r| !r.within).count();
+    let name = format!("<code>{}</code>", breakable(&first.name));
+    let others = if beyond == 1 {
+        format!("is the one tensor of {count} beyond its budget")
+    } else {
+        format!("is the first of {beyond} tensors, of {count}, beyond their budget")
+    };
+    match &comparison.cause {
+        Some(cause) => format!(
+            "{name} {others}, {} <strong>{}</strong> <span class=\"soft\">({})</span>.",
+            likely(cause),
+            breakable(&cause.name),
+            percent(cause.confidence)
+        ),
+        None => format!("{name} {others}; no known mistake fits."),
+    }
+}
+
+/// Where no cause is known: the terms of the score, each with its own error.
+fn terms(comparison: &Comparison, page: &mut String) {
+    let terms = score_terms(comparison);
+    if terms.is_empty() {
+        return;
+    }
+    page.push_str("<section id=\"terms\">\n<h2>The terms of the score in that layer</h2>\n<ul class=\"terms\">\n");
+    for row in terms {
+        let class = if row.within { "good" } else { "bad" };
+        let _ = writeln!(
+            page,
+            "<li class=\"{class}\"><code>{}</code> <b>{}</b><br>max error {}<br>budget {}</li>",
+            escape(leaf(&row.name)),
+            verdict_word(row),
+            figure(row.max_abs),
+            figure(row.budget)
+        );
+    }
+    page.push_str("</ul>\n</section>\n");
 }
 
 fn facts(comparison: &Comparison, page: &mut String) {
     let mut list = details(comparison);
+    list.retain(|(label, _)| !matches!(*label, "likely cause" | "evidence"));
     list.push(("expected", format!("{} (computed in {})", comparison.expected, comparison.computed_in.0)));
     list.push(("actual", format!("{} (computed in {})", comparison.actual, comparison.computed_in.1)));
     for (label, names) in [("only expected", &comparison.only_expected), ("only actual", &comparison.only_actual)] {
         if !names.is_empty() {
-            list.push((
-                label,
-                format!("{}: {}", names.len(), crate::order::some_names(names.iter().map(String::as_str))),
-            ));
+            list.push((label, format!("{}: {}", names.len(), some_names(names.iter().map(String::as_str)))));
         }
     }
     list.extend(comparison.notes.iter().map(|note| ("note", note.clone())));
@@ -55,200 +129,78 @@ fn facts(comparison: &Comparison, page: &mut String) {
     page.push_str("</dl>\n");
 }
 
-const WIDTH: f64 = 960.0;
-const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 52.0;
-const BOTTOM: f64 = 34.0;
-const TOP: f64 = 14.0;
-
-/// The noise of each tensor, on a logarithmic scale, in the order of computation; layers are marked below.
-fn depth_chart(comparison: &Comparison, page: &mut String) {
-    let rows = &comparison.rows;
-    let floor = 1e-17;
-    let values: Vec<f64> =
-        rows.iter().map(|r| if r.noise.is_finite() { r.noise.max(floor) } else { f64::NAN }).collect();
-    let real = || values.iter().copied().filter(|v| *v > floor);
-    let low = real().fold(f64::INFINITY, f64::min).log10().floor().clamp(-17.0, 0.0);
-    let high = real().fold(0.0f64, f64::max).log10().ceil().clamp(low + 1.0, 20.0);
-    let x = |i: usize| LEFT + (WIDTH - LEFT - 10.0) * (i as f64 + 0.5) / rows.len().max(1) as f64;
-    let y = |v: f64| TOP + (HEIGHT - TOP - BOTTOM) * (high - v.log10().clamp(low, high)) / (high - low);
-    page.push_str("<h2>Error along the depth</h2>\n<p class=\"note\">rms of the error over rms of the values, tensor by tensor in the order of computation.</p>\n");
-    let _ = writeln!(
-        page,
-        "<div class=\"scroll\"><svg class=\"chart\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"error along the depth\">"
-    );
-    let step = ((high - low) / 6.0).ceil().max(1.0);
-    let mut tick = low;
-    while tick <= high {
-        let at = y(10f64.powf(tick));
-        let _ = writeln!(
-            page,
-            "<line class=\"grid\" x1=\"{LEFT}\" x2=\"{WIDTH}\" y1=\"{at:.1}\" y2=\"{at:.1}\"/><text class=\"label\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">1e{tick:.0}</text>",
-            LEFT - 6.0,
-            at + 4.0
-        );
-        tick += step;
-    }
-    layer_marks(rows, &x, page);
-    let radius = (300.0 / rows.len().max(1) as f64).clamp(1.6, 5.0);
-    for (i, (row, &value)) in rows.iter().zip(&values).enumerate() {
-        let class = if row.within { "good" } else { "bad" };
-        let value = if value.is_nan() { 10f64.powf(high) } else { value };
-        let _ = writeln!(
-            page,
-            "<circle class=\"{class}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius:.1}\"><title>{} {}</title></circle>",
-            x(i),
-            y(value),
-            escape(&row.name),
-            figure(row.noise)
-        );
-    }
-    if let Some(first) = rows.iter().position(|r| !r.within) {
-        let at = x(first);
-        let (anchor, dx) = if at > WIDTH * 0.6 { ("end", -6.0) } else { ("start", 6.0) };
-        let _ = writeln!(
-            page,
-            "<line class=\"first\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"/><text class=\"first\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">first divergent</text>",
-            HEIGHT - BOTTOM,
-            at + dx,
-            TOP + 10.0
-        );
-    }
-    page.push_str("</svg></div>\n");
-}
-
-/// What part of the model a tensor belongs to, as the axis below the chart calls it.
-fn part(name: &str) -> String {
-    let name = crate::order::canonical(name);
-    let layer = |tail: &str| tail.split('.').next().unwrap_or_default().to_owned();
-    if let Some(tail) = name.strip_prefix("deberta.encoder.layer.") {
-        layer(tail)
-    } else if let Some(tail) = name.strip_prefix("attentions.") {
-        layer(tail)
-    } else if let Some(tail) = name.strip_prefix("hidden_states.") {
-        match tail.parse::<usize>() {
-            Ok(i) if i > 0 => (i - 1).to_string(),
-            _ => "emb".to_owned(),
-        }
-    } else if name.starts_with("deberta.encoder.conv") {
-        "0".to_owned()
-    } else if name.starts_with("deberta.embeddings") || name.starts_with("deberta.encoder.") {
-        "emb".to_owned()
-    } else {
-        "head".to_owned()
-    }
-}
-
-fn layer_marks(rows: &[Row], x: &dyn Fn(usize) -> f64, page: &mut String) {
-    let parts: Vec<String> = rows.iter().map(|r| part(&r.name)).collect();
-    let mut start = 0;
-    let mut free = LEFT;
-    for i in 1..=parts.len() {
-        if i < parts.len() && parts[i] == parts[start] {
-            continue;
-        }
-        let middle = (x(start) + x(i - 1)) / 2.0;
-        let width = 8.0 * parts[start].len() as f64;
-        if middle - width / 2.0 > free {
-            let _ = writeln!(
-                page,
-                "<text class=\"label\" x=\"{middle:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-                HEIGHT - BOTTOM + 18.0,
-                escape(&parts[start])
-            );
-            free = middle + width / 2.0 + 4.0;
-        }
-        if i < parts.len() {
-            let edge = (x(i - 1) + x(i)) / 2.0;
-            let _ = writeln!(
-                page,
-                "<line class=\"grid\" x1=\"{edge:.1}\" x2=\"{edge:.1}\" y1=\"{TOP}\" y2=\"{:.1}\"/>",
-                HEIGHT - BOTTOM
-            );
-        }
-        start = i;
-    }
-    let _ = writeln!(
-        page,
-        "<text class=\"label\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">layer</text>",
-        (WIDTH + LEFT) / 2.0,
-        HEIGHT - 2.0
-    );
-}
-
-fn heat_maps(comparison: &Comparison, page: &mut String) {
-    let with_map: Vec<(&Row, &HeatMap)> =
-        comparison.rows.iter().filter_map(|r| r.heat_map.as_ref().map(|m| (r, m))).collect();
-    if with_map.is_empty() {
-        return;
-    }
-    let first = comparison.first_divergent().map(|r| r.name.as_str());
-    page.push_str("<h2>Where the error is</h2>\n<p class=\"note\">|actual − expected|, from none (background) to the largest of the tensor, on a square-root scale. Down: queries or tokens; across: keys or features.</p>\n");
-    for (row, map) in with_map {
-        let mark = if Some(row.name.as_str()) == first { " – first divergent" } else { "" };
-        let _ = writeln!(
-            page,
-            "<h3>{}{mark}</h3>\n<p class=\"note\">{} · max error {} · budget {}</p>\n<div class=\"maps\">",
-            breakable(&row.name),
-            shape(&row.shape),
-            figure(row.max_abs),
-            figure(row.budget)
-        );
-        for panel in &map.panels {
-            picture(map, panel, page);
-        }
-        page.push_str("</div>\n");
-    }
-}
-
-fn picture(map: &HeatMap, panel: &Panel, page: &mut String) {
-    let (w, h) = (panel.width, panel.height);
-    let _ = writeln!(
-        page,
-        "<figure><svg class=\"map\" viewBox=\"0 0 {w} {h}\" shape-rendering=\"crispEdges\" preserveAspectRatio=\"none\" style=\"aspect-ratio:{w}/{h}\" role=\"img\" aria-label=\"error by position\">"
-    );
-    for (k, &cell) in panel.cells.iter().enumerate() {
-        let (r, c) = (k / w, k % w);
-        if cell.is_nan() {
-            let _ = write!(page, "<rect class=\"nan\" x=\"{c}\" y=\"{r}\" width=\"1\" height=\"1\"/>");
-        } else if cell > 0.0 && map.max > 0.0 {
-            let share = (cell / map.max).sqrt();
-            if share >= 0.01 {
-                let _ = write!(page, "<rect x=\"{c}\" y=\"{r}\" width=\"1\" height=\"1\" opacity=\"{share:.2}\"/>");
-            }
-        }
-    }
-    let index: Vec<String> = panel.index.iter().map(usize::to_string).collect();
-    let caption = if index.is_empty() { String::new() } else { format!("{} {}", map.panel_name, index.join(", ")) };
-    let _ = writeln!(page, "</svg><figcaption>{caption}</figcaption></figure>");
-}
+const COLUMNS: [&str; 8] = ["shape", "max error", "budget", "relative", "ulp", "noise", "cosine", "where"];
 
 fn table(comparison: &Comparison, page: &mut String) {
-    page.push_str("<h2>All tensors</h2>\n<div class=\"scroll\"><table>\n<thead><tr><th>tensor</th><th>shape</th><th class=\"n\">max error</th><th class=\"n\">ulp</th><th class=\"n\">noise</th><th class=\"n\">budget</th><th>verdict</th></tr></thead>\n<tbody>\n");
-    for row in &comparison.rows {
-        let class = if row.within { "good" } else { "bad" };
-        let _ = writeln!(
-            page,
-            "<tr class=\"{class}\"><td>{}</td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"{class}\">{}</td></tr>",
-            breakable(&row.name),
-            shape(&row.shape),
-            figure(row.max_abs),
-            if row.max_abs.is_nan() { "–".to_owned() } else { row.max_ulp.to_string() },
-            figure(row.noise),
-            figure(row.budget),
-            verdict_word(row)
-        );
+    let beyond = comparison.rows.iter().filter(|r| !r.within).count();
+    let _ = write!(
+        page,
+        "<section id=\"tensors\">\n<h2>All tensors</h2>\n\
+         <form id=\"filter\" hidden><label class=\"search\"><span>Search</span><input id=\"search\" type=\"search\" autocomplete=\"off\" placeholder=\"layer.0 proj\"></label>\
+         <label><input id=\"only\" type=\"checkbox\"> beyond budget alone ({beyond})</label><output id=\"shown\"></output></form>\n\
+         <table>\n<thead><tr><th>tensor</th>"
+    );
+    for column in COLUMNS {
+        let class = if matches!(column, "shape" | "where") { "" } else { " class=\"n\"" };
+        let _ = write!(page, "<th{class}>{column}</th>");
     }
-    page.push_str("</tbody></table></div>\n");
+    page.push_str("<th>verdict</th></tr></thead>\n<tbody>\n");
+    for (i, row) in comparison.rows.iter().enumerate() {
+        table_row(i, row, page);
+    }
+    page.push_str("</tbody>\n</table>\n</section>\n");
 }
 
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+fn table_row(i: usize, row: &Row, page: &mut String) {
+    let class = if row.within { "good" } else { "bad" };
+    let known = !row.max_abs.is_nan();
+    let cells = [
+        shape(&row.shape),
+        figure(row.max_abs),
+        figure(row.budget),
+        figure(row.max_rel),
+        if known { count(row.max_ulp) } else { "–".to_owned() },
+        figure(row.noise),
+        row.cosine.map_or_else(|| "–".to_owned(), |c| format!("{c:.6}")),
+        match row.positions {
+            None => "",
+            Some(Positions::Valid) => "valid",
+            Some(Positions::Padded) => "padded",
+            Some(Positions::Both) => "both",
+        }
+        .to_owned(),
+    ];
+    let _ = write!(page, "<tr id=\"t{i}\" class=\"{class}\"><td>{}", breakable(&row.name));
+    if let Some(actual) = &row.actual_name {
+        let _ = write!(page, "<br><span class=\"soft\">there {}</span>", breakable(actual));
+    }
+    page.push_str("</td>");
+    for (label, cell) in COLUMNS.iter().zip(&cells) {
+        let class = if matches!(*label, "shape" | "where") { "" } else { " class=\"n\"" };
+        let _ = write!(page, "<td{class} data-label=\"{label}\">{cell}</td>");
+    }
+    let _ = writeln!(page, "<td class=\"word\">{}</td></tr>", verdict_word(row));
+}
+
+/// A text of anybody's as text of the page: what would be markup, and what would be invisible, is spelled out.
+pub(super) fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(super::printable(c)),
+        }
+    }
+    out
 }
 
 /// Escaped, and allowed to break within paths (before a letter that follows a dot, slash or underscore), so that they
 /// fit a phone; numbers stay whole.
-fn breakable(text: &str) -> String {
+pub(super) fn breakable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
@@ -258,4 +210,36 @@ fn breakable(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest, Sha256};
+
+    use super::*;
+
+    fn base64(bytes: &[u8]) -> String {
+        const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        let mut out = String::new();
+        for chunk in bytes.chunks(3) {
+            let bits = chunk.iter().fold(0u32, |n, &b| n << 8 | u32::from(b)) << (8 * (3 - chunk.len()));
+            for i in 0..4 {
+                out.push(if i > chunk.len() { '=' } else { char::from(LETTERS[(bits >> (18 - 6 * i) & 63) as usize]) });
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn the_policy_allows_the_script_that_the_page_has() {
+        assert_eq!(SCRIPT_HASH, base64(&Sha256::digest(SCRIPT)));
+        assert!(!SCRIPT.contains("</"), "the script ends where it should");
+    }
+
+    #[test]
+    fn what_a_file_says_is_text() {
+        let text = "<img src=x onerror='a()'>&\"\u{202e}\0";
+        assert_eq!(escape(text), "&lt;img src=x onerror=&#39;a()&#39;&gt;&amp;&quot;\u{fffd}\u{fffd}");
+        assert_eq!(breakable("a.b/<_c"), "a.<wbr>b/&lt;_<wbr>c");
+    }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::{score_terms, summary};
 use crate::VerifyError;
 use crate::compare::{Comparison, Difference, Row, Verdict};
 
@@ -21,6 +22,8 @@ pub fn render_json(comparison: &Comparison) -> String {
         "only_expected": comparison.only_expected,
         "only_actual": comparison.only_actual,
         "notes": comparison.notes,
+        "summary": summary(comparison),
+        "score_terms": score_terms(comparison).iter().map(|row| &row.name).collect::<Vec<_>>(),
     });
     serde_json::to_string_pretty(&value).unwrap_or_default()
 }

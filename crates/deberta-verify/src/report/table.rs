@@ -1,9 +1,10 @@
-//! The outcome as a table for a terminal.
+//! The outcome for a terminal of 80 columns: the verdict, what is known of the first divergent tensor, then a table.
 
 use std::fmt::Write;
 
-use super::{details, figure, shape, summary, verdict_word};
+use super::{Part, details, figure, leaf, printable, score_terms, shape, summary, verdict_word};
 use crate::compare::{Comparison, Row, Verdict};
+use crate::order::some_names;
 
 /// How the table looks.
 #[derive(Clone, Copy, Debug)]
@@ -20,67 +21,160 @@ const DIM: &str = "\x1b[2m";
 const RED: &str = "\x1b[1;31m";
 const GREEN: &str = "\x1b[32m";
 
-/// The table, then the verdict and, where a tensor diverges, what is known of the first that does.
+/// Columns of a terminal.
+const WIDTH: usize = 80;
+/// Columns of the tensor's name and shape in the table, and of the labels above it.
+const NAME: usize = 33;
+const SHAPE: usize = 17;
+const LABEL: usize = 17;
+/// Longer tables leave out most of what is within budget.
+const LONG: usize = 40;
+
+struct Page {
+    out: String,
+    color: bool,
+}
+
+impl Page {
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.color { format!("{code}{text}{RESET}") } else { text.to_owned() }
+    }
+
+    fn line(&mut self, code: &str, text: &str) {
+        let text = self.paint(code, text);
+        let _ = writeln!(self.out, "{text}");
+    }
+
+    /// A label, and a text that is broken where the terminal ends.
+    fn labelled(&mut self, label: &str, text: &str) {
+        for (i, part) in wrap(text, WIDTH - LABEL - 2).iter().enumerate() {
+            let label = self.paint(DIM, &format!("{:<LABEL$}", if i == 0 { label } else { "" }));
+            let _ = writeln!(self.out, "  {label}{part}");
+        }
+    }
+}
+
+/// The verdict, what is known of the first tensor that diverges, and the table.
 pub fn render_table(comparison: &Comparison, style: Style) -> String {
-    let paint = |code: &str, text: &str| {
-        if style.color { format!("{code}{text}{RESET}") } else { text.to_owned() }
-    };
-    let cells: Vec<[String; 6]> = comparison.rows.iter().map(row_cells).collect();
-    let head = ["tensor", "shape", "max error", "ulp", "budget", "verdict"];
-    let width = |i: usize| cells.iter().map(|c| c[i].chars().count()).max().unwrap_or(0).max(head[i].len());
-    let widths: Vec<usize> = (0..6).map(width).collect();
-    let line = |c: [&str; 6]| {
-        format!(
-            "{:<w0$}  {:<w1$}  {:>w2$}  {:>w3$}  {:>w4$}  {}",
-            c[0],
-            c[1],
-            c[2],
-            c[3],
-            c[4],
-            c[5],
-            w0 = widths[0],
-            w1 = widths[1],
-            w2 = widths[2],
-            w3 = widths[3],
-            w4 = widths[4],
-        )
-    };
-    let mut out = String::new();
-    let _ = writeln!(out, "{}", paint(BOLD, &line(head)));
+    let mut page = Page { out: String::new(), color: style.color };
+    opening(comparison, &mut page);
+    terms(comparison, &mut page);
+    tensors(comparison, style.all, &mut page);
+    page.out
+}
+
+fn opening(comparison: &Comparison, page: &mut Page) {
+    let color = if comparison.verdict() == Verdict::Within { GREEN } else { RED };
+    for part in wrap(&summary(comparison), WIDTH) {
+        page.line(color, &part);
+    }
+    for (label, text) in details(comparison) {
+        page.labelled(label, &text);
+    }
+    let (expected, actual) = comparison.computed_in;
+    page.labelled("expected", &format!("{} ({expected})", comparison.expected));
+    page.labelled("actual", &format!("{} ({actual})", comparison.actual));
+    for (label, names) in [("only expected", &comparison.only_expected), ("only actual", &comparison.only_actual)] {
+        if !names.is_empty() {
+            let some = some_names(names.iter().map(String::as_str));
+            page.labelled(label, &format!("{} not compared: {some}", names.len()));
+        }
+    }
+    for note in &comparison.notes {
+        page.labelled("note", note);
+    }
+}
+
+fn terms(comparison: &Comparison, page: &mut Page) {
+    let terms = score_terms(comparison);
+    if terms.is_empty() {
+        return;
+    }
+    page.out.push('\n');
+    page.line(BOLD, "  the terms of the score in that layer, each with its own error");
+    for row in terms {
+        let text = format!("max {} of {}, {}", figure(row.max_abs), figure(row.budget), verdict_word(row));
+        page.labelled(leaf(&row.name), &text);
+    }
+}
+
+fn tensors(comparison: &Comparison, all: bool, page: &mut Page) {
+    page.out.push('\n');
+    let head = format!("  {:<NAME$}{:<SHAPE$}{:>9} {:>9}  verdict", "tensor", "shape", "max error", "budget");
+    page.line(BOLD, &head);
     let first = comparison.rows.iter().position(|r| !r.within);
-    let mut hidden = 0;
-    for (i, (row, c)) in comparison.rows.iter().zip(&cells).enumerate() {
+    let (mut hidden, mut part) = (0, None);
+    for (i, row) in comparison.rows.iter().enumerate() {
         let near = first.is_some_and(|f| i + 3 >= f && i <= f + 3);
-        if !style.all && row.within && !near && comparison.rows.len() > 40 && !is_landmark(row) {
+        if !all && row.within && !near && comparison.rows.len() > LONG && !is_landmark(row) {
             hidden += 1;
             continue;
         }
-        flush_hidden(&mut out, &mut hidden, |text| paint(DIM, text));
-        let text = line([&c[0], &c[1], &c[2], &c[3], &c[4], ""]);
-        let color = if row.within { GREEN } else { RED };
-        let mark = if Some(i) == first { "  ← first divergent" } else { "" };
-        let _ = writeln!(out, "{text}{}{}", paint(color, &c[5]), paint(BOLD, mark));
+        flush_hidden(page, &mut hidden);
+        let here = Part::of(&row.name);
+        if part.as_ref() != Some(&here) {
+            page.line(BOLD, &here.title());
+            part = Some(here);
+        }
+        tensor(row, Some(i) == first, page);
     }
-    flush_hidden(&mut out, &mut hidden, |text| paint(DIM, text));
-    closing(comparison, &mut out, paint);
-    out
+    flush_hidden(page, &mut hidden);
 }
 
-fn row_cells(row: &Row) -> [String; 6] {
-    let ulp = if row.max_abs.is_nan() { "–".to_owned() } else { row.max_ulp.to_string() };
-    [
-        row.name.clone(),
-        shape(&row.shape),
-        figure(row.max_abs),
-        short(&ulp),
-        figure(row.budget),
-        verdict_word(row).to_owned(),
-    ]
+fn tensor(row: &Row, first: bool, page: &mut Page) {
+    let color = if row.within { GREEN } else { RED };
+    let word = page.paint(color, verdict_word(row));
+    let mark = if first { page.paint(BOLD, "▸ ") } else { "  ".to_owned() };
+    let name = fit(below_part(&row.name), NAME - 1);
+    let (error, budget) = (figure(row.max_abs), figure(row.budget));
+    let _ = writeln!(page.out, "{mark}{name:<NAME$}{:<SHAPE$}{error:>9} {budget:>9}  {word}", shape(&row.shape));
+    if let Some(actual) = &row.actual_name {
+        page.line(DIM, &format!("    there {}", fit(actual, WIDTH - 10)));
+    }
 }
 
-/// Counts of more than six digits say nothing but that they are large.
-fn short(count: &str) -> String {
-    if count.len() > 7 { "> 9999999".to_owned() } else { count.to_owned() }
+/// The name without what the heading over its group says already.
+fn below_part(name: &str) -> &str {
+    let tail = name.split_once("encoder.layer.").and_then(|(_, tail)| tail.split_once('.')).map(|(_, rest)| rest);
+    let embeddings = name.split_once("embeddings.").filter(|(head, _)| matches!(*head, "" | "deberta."));
+    tail.or(embeddings.map(|(_, rest)| rest)).unwrap_or(name)
+}
+
+/// Shortened in the middle to `width` columns: both ends of a path tell most.
+fn fit(name: &str, width: usize) -> String {
+    let name: Vec<char> = name.chars().map(printable).collect();
+    if name.len() <= width {
+        return name.iter().collect();
+    }
+    let start = (width - 1) / 3;
+    let end = name.len() - (width - 1 - start);
+    name[..start].iter().chain(&['…']).chain(&name[end..]).collect()
+}
+
+/// Lines of at most `width` columns, broken at spaces; what has no space is broken anywhere.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    let mut used = 0;
+    for word in text.split_whitespace() {
+        let mut word: Vec<char> = word.chars().map(printable).collect();
+        if used > 0 && used + 1 + word.len() > width {
+            lines.push(std::mem::take(&mut line));
+            used = 0;
+        }
+        while word.len() > width {
+            let rest = word.split_off(width);
+            lines.push(word.iter().collect());
+            word = rest;
+        }
+        if used > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        line.extend(&word);
+        used += word.len();
+    }
+    lines.push(line);
+    lines
 }
 
 /// Outputs, which stay in sight when the rest is summed up.
@@ -88,30 +182,50 @@ fn is_landmark(row: &Row) -> bool {
     !row.name.contains("deberta.") && !row.name.starts_with("encoder.") && !row.name.starts_with("attentions.")
 }
 
-fn flush_hidden(out: &mut String, hidden: &mut usize, paint: impl Fn(&str) -> String) {
+fn flush_hidden(page: &mut Page, hidden: &mut usize) {
     if *hidden > 0 {
-        let text = format!("… {hidden} more within budget (--all shows them)");
-        let _ = writeln!(out, "{}", paint(&text));
+        page.line(DIM, &format!("  … {hidden} more within budget (--all shows them)"));
         *hidden = 0;
     }
 }
 
-fn closing(comparison: &Comparison, out: &mut String, paint: impl Fn(&str, &str) -> String) {
-    let color = if comparison.verdict() == Verdict::Within { GREEN } else { RED };
-    let _ = writeln!(out, "\n{}", paint(color, &summary(comparison)));
-    let (expected, actual) = comparison.computed_in;
-    let _ = writeln!(out, "  expected         {} ({expected})", comparison.expected);
-    let _ = writeln!(out, "  actual           {} ({actual})", comparison.actual);
-    for (label, text) in details(comparison) {
-        let _ = writeln!(out, "  {label:<16} {text}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_where_the_terminal_does() {
+        let text = "one two three, and a_path.that.is.longer.than.a.line.of.this.width four";
+        let lines = wrap(text, 20);
+        assert!(lines.iter().all(|l| l.chars().count() <= 20), "{lines:?}");
+        assert_eq!(lines.concat().replace(' ', ""), text.replace(' ', ""));
+        assert_eq!(wrap("", 20), [""]);
     }
-    for (label, names) in [("only expected", &comparison.only_expected), ("only actual", &comparison.only_actual)] {
-        if !names.is_empty() {
-            let some = crate::order::some_names(names.iter().map(String::as_str));
-            let _ = writeln!(out, "  {label:<16} {} not compared: {some}", names.len());
+
+    #[test]
+    fn a_name_cannot_steer_the_terminal() {
+        assert_eq!(fit("a\x1b[31mb\u{202e}c", 40), "a\u{fffd}[31mb\u{fffd}c");
+        assert_eq!(wrap("x\r\x1b[2Jy", 40), ["x \u{fffd}[2Jy"]);
+    }
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        let name = "lm_predictions.emd.0.attention.self.pos_query_proj";
+        let short = fit(name, 32);
+        assert_eq!(short.chars().count(), 32);
+        assert!(short.starts_with("lm_pred") && short.ends_with("self.pos_query_proj"), "{short}");
+    }
+
+    #[test]
+    fn headings_take_their_part_of_the_name() {
+        for (name, rest) in [
+            ("deberta.encoder.layer.11.attention.self.c2p", "attention.self.c2p"),
+            ("encoder.layer.0", "encoder.layer.0"),
+            ("deberta.embeddings.LayerNorm", "LayerNorm"),
+            ("lm_predictions.position_embeddings.x", "lm_predictions.position_embeddings.x"),
+            ("logits", "logits"),
+        ] {
+            assert_eq!(below_part(name), rest);
         }
-    }
-    for note in &comparison.notes {
-        let _ = writeln!(out, "  note             {note}");
     }
 }
