@@ -96,7 +96,7 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
         Self {
             heads: config.num_attention_heads,
             head_size: config.head_size(),
-            scale: scale(config, profile),
+            scale: attention_scale(config, profile),
             hidden_scores: profile.hidden_scores,
             centers_before_masking: profile.centers_before_masking,
             query_proj: weights.linear(&format!("{at}.query_proj")),
@@ -237,8 +237,8 @@ impl<'w, T: Real> SelfAttention<'w, T> {
     }
 }
 
-/// s = √(D · (1 + \[c2p\] + \[p2c\])), rounded as the profile says.
-fn scale<T: Real>(config: &DebertaV2Config, profile: &Profile) -> T {
+/// s = √(D · (1 + \[c2p\] + \[p2c\])), by which scores are divided, rounded as the profile says.
+pub fn attention_scale<T: Real>(config: &DebertaV2Config, profile: &Profile) -> T {
     let square = (config.head_size() * config.pos_att_type.scale_factor()) as f64;
     match profile.scale_rounding {
         ScaleRounding::F32 => T::of(f64::from(<f32 as Real>::of(square).sqrt())),

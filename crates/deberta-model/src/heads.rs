@@ -21,8 +21,9 @@ use crate::weights::{Linear, Weights};
 pub(crate) use language_model::LanguageModelHead;
 use pooler::Pooler;
 pub(crate) use pooler::pool_by_attention;
-pub(crate) use question_answering::question_answering;
-pub(crate) use replaced_token_detection::ReplacedTokenDetection;
+pub(crate) use question_answering::span_loss;
+use replaced_token_detection::ReplacedTokenDetection;
+pub(crate) use replaced_token_detection::loss as replaced_token_detection_loss;
 pub(crate) use sequence_classification::sequence_classification_loss;
 
 /// The label that transformers leaves out of every loss.
@@ -69,17 +70,15 @@ impl<'w, T: Real> HeadWeights<'w, T> {
     }
 }
 
-/// The logits of a token classification, [B, L, C], and their mean loss over the labels [B, L] that the profile counts
-/// (`DebertaV2ForTokenClassification`; with `proj`, Microsoft's `NERModel`, whose activation is GELU always).
+/// The logits of a token classification, [B·L, C] (`DebertaV2ForTokenClassification`; with `proj`, Microsoft's
+/// `NERModel`, whose activation is GELU always).
 pub(crate) fn token_classification<T: Real>(
     states: &Array2<T>,
     proj: Option<&Linear<'_, T>>,
     classifier: &Linear<'_, T>,
-    labels: Option<&Labels>,
-    profile: &Profile,
     batch: &Batch<T>,
     trace: &mut Trace<'_, T>,
-) -> Result<(ArrayD<T>, Option<ArrayD<T>>), ModelError> {
+) -> Array2<T> {
     batch.emit(trace, "dropout", states);
     let projected = proj.map(|proj| {
         let mut projected = proj.forward_wide(states.view());
@@ -89,9 +88,7 @@ pub(crate) fn token_classification<T: Real>(
     });
     let logits = classifier.forward(projected.as_ref().unwrap_or(states).view()); // [B·L, C]
     batch.emit(trace, "classifier", &logits);
-    let ignored = |l: i64| if profile.ignores_negative_labels { l < 0 } else { l == IGNORED };
-    let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels, ignored)).transpose()?;
-    Ok((by_token(logits, batch), loss.map(scalar)))
+    logits
 }
 
 /// The mean cross-entropy of [N, C] logits over labels that are not ignored, of any shape with N elements.

@@ -7,6 +7,7 @@ use ndarray::{Array2, ArrayD, ArrayViewD, IxDyn};
 
 use crate::config::DebertaV2Config;
 use crate::error::ModelError;
+use crate::schema::Head;
 
 pub use mask::AttentionMask;
 
@@ -75,30 +76,57 @@ pub struct Inputs<T> {
 }
 
 /// Inputs after checking, with rows for tokens: [B·L] wherever transformers has [B, L].
-pub(crate) struct Batch<T> {
-    pub(crate) size: usize,
-    pub(crate) length: usize,
-    pub(crate) tokens: Tokens<T>,
+#[derive(Clone, Debug)]
+pub struct Batch<T> {
+    /// B, the number of sequences; each choice of a question is one.
+    pub size: usize,
+    /// L, their length, padding included.
+    pub length: usize,
+    /// The choices of a question, for multiple choice.
+    pub choices: Option<usize>,
+    /// What the embeddings begin with.
+    pub tokens: Tokens<T>,
     /// The mask of the encoder.
-    pub(crate) mask: AttentionMask,
+    pub mask: AttentionMask,
     /// The mask of the enhanced mask decoder, where it is another one.
-    pub(crate) decoder_mask: Option<AttentionMask>,
-    pub(crate) token_types: Vec<usize>,
+    pub decoder_mask: Option<AttentionMask>,
     /// [B·L]
-    pub(crate) positions: Vec<usize>,
+    pub token_types: Vec<usize>,
+    /// [B·L]
+    pub positions: Vec<usize>,
     /// Whether one row of positions serves every sequence; PyTorch's intermediates then have one.
     pub(crate) positions_shared: bool,
 }
 
-pub(crate) enum Tokens<T> {
+/// What the embeddings begin with.
+#[derive(Clone, Debug)]
+pub enum Tokens<T> {
+    /// Rows of the word embeddings, [B·L].
     Ids(Vec<usize>),
-    /// [B·L, E′]
+    /// Rows in their place, [B·L, E′].
     Embeds(Array2<T>),
 }
 
 impl<T: Real> Batch<T> {
-    /// Checks `inputs`. With `flatten`, the first two axes of every input are joined first, as multiple choice does.
-    pub(crate) fn new(config: &DebertaV2Config, inputs: &Inputs<T>, flatten: bool) -> Result<Self, ModelError> {
+    /// Checks the inputs of a model of `config` under `head`. For multiple choice the first two axes of every input are
+    /// joined.
+    ///
+    /// # Errors
+    /// Inputs that do not fit the model or one another; each error names the input.
+    pub fn new(config: &DebertaV2Config, head: Head, inputs: &Inputs<T>) -> Result<Self, ModelError> {
+        let choices = (head == Head::MultipleChoice).then(|| choices(inputs)).transpose()?;
+        let mut batch = Self::joined(config, inputs, choices)?;
+        if head == Head::EnhancedMaskedLm {
+            batch.give_rows_to_the_decoder();
+            if !config.position_biased_input {
+                batch.check_decoder_positions(config)?;
+            }
+        }
+        Ok(batch)
+    }
+
+    fn joined(config: &DebertaV2Config, inputs: &Inputs<T>, choices: Option<usize>) -> Result<Self, ModelError> {
+        let flatten = choices.is_some();
         let join = |name, a: &ArrayD<i64>| if flatten { join_choices(name, a) } else { Ok(a.clone()) };
         let (tokens, size, length) = tokens(config, inputs, flatten)?;
         let mask_of =
@@ -130,23 +158,62 @@ impl<T: Real> Batch<T> {
             }
         };
         let positions_shared = inputs.position_ids.as_ref().is_none_or(|ids| !flatten && ids.shape()[0] == 1);
-        Ok(Self { size, length, tokens, mask, decoder_mask, token_types, positions, positions_shared })
+        Ok(Self { size, length, choices, tokens, mask, decoder_mask, token_types, positions, positions_shared })
     }
 }
 
 impl<T> Batch<T> {
     /// Under the enhanced mask decoder a mask with a row a query is the decoder's, and the encoder takes the tokens
     /// that exist, as Microsoft's `MaskedLanguageModel` never shows its encoder more than those.
-    pub(crate) fn give_rows_to_the_decoder(&mut self) {
+    fn give_rows_to_the_decoder(&mut self) {
         if let Some(tokens) = self.mask.without_rows() {
             let rows = std::mem::replace(&mut self.mask, tokens);
             self.decoder_mask.get_or_insert(rows);
         }
     }
+
+    /// The decoder adds rows of the position table to hidden states: they must exist, and be as wide.
+    fn check_decoder_positions(&self, config: &DebertaV2Config) -> Result<(), ModelError> {
+        let (width, limit) = (config.embedding_width(), config.max_position_embeddings);
+        if width != config.hidden_size {
+            return Err(ModelError::Unsupported {
+                reason: format!(
+                    "the enhanced mask decoder adds position embeddings to hidden states, so `embedding_size`, {width}, \
+                     must be `hidden_size`, {}; the reference fails here too",
+                    config.hidden_size
+                ),
+            });
+        }
+        let Some(at) = self.positions.iter().position(|&p| p >= limit) else {
+            return Ok(());
+        };
+        if self.length > limit {
+            return Err(too_long(self.length, limit));
+        }
+        Err(ModelError::Value {
+            input: "position_ids",
+            found: self.positions[at].to_string(),
+            index: vec![at / self.length, at % self.length],
+            reason: format!("it must be below `max_position_embeddings`, {limit}"),
+        })
+    }
+}
+
+/// The number of choices a sequence has, from the second axis of its tokens.
+fn choices<T>(inputs: &Inputs<T>) -> Result<usize, ModelError> {
+    let (input, found) = match (&inputs.input_ids, &inputs.inputs_embeds) {
+        (Some(ids), _) => ("input_ids", ids.shape()),
+        (None, Some(embeds)) => ("inputs_embeds", embeds.shape()),
+        (None, None) => return Ok(1),
+    };
+    match found {
+        [_, choices, _, ..] if *choices > 0 => Ok(*choices),
+        _ => Err(shape(input, "[B, C, L], one sequence a choice", found)),
+    }
 }
 
 /// More tokens than a table of absolute positions has rows.
-pub(crate) fn too_long(length: usize, limit: usize) -> ModelError {
+fn too_long(length: usize, limit: usize) -> ModelError {
     ModelError::Shape {
         input: "input_ids",
         expected: format!("at most {limit} tokens, as absolute positions end at `max_position_embeddings`"),
@@ -202,7 +269,7 @@ fn not_empty(input: &'static str, found: &[usize]) -> Result<(), ModelError> {
 }
 
 /// [B, C, …] → [B·C, …].
-pub(crate) fn join_choices<A: Clone>(input: &'static str, array: &ArrayD<A>) -> Result<ArrayD<A>, ModelError> {
+fn join_choices<A: Clone>(input: &'static str, array: &ArrayD<A>) -> Result<ArrayD<A>, ModelError> {
     if array.ndim() < 3 {
         return Err(shape(input, "[B, C, L], one sequence a choice", array.shape()));
     }

@@ -2,20 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use deberta_ops::{Real, cross_entropy_each};
-use ndarray::{Array1, Array2, Array3, Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn};
+use deberta_ops::Real;
+use ndarray::{Array2, Array3, Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn};
 
 use crate::config::DebertaV2Config;
 use crate::embeddings::Embeddings;
 use crate::encoder::{Encoded, Encoder};
 use crate::enhanced_mask_decoder;
 use crate::error::ModelError;
-use crate::heads::{
-    HeadWeights, IGNORED, ReplacedTokenDetection, by_token, flat, label, mean_cross_entropy, pool_by_attention,
-    question_answering, scalar, sequence_classification_loss, token_classification,
-};
-use crate::inputs::{Batch, Inputs, Labels, shape};
-use crate::profile::{LanguageModelLoss, Profile};
+use crate::heads::{HeadWeights, LanguageModelHead, pool_by_attention, token_classification};
+use crate::inputs::{Batch, Inputs, Labels};
+use crate::predicted::{LabelledWords, Predicted};
+use crate::profile::Profile;
 use crate::relative_position::RelativePositions;
 use crate::schema::Head;
 use crate::trace::Trace;
@@ -84,14 +82,6 @@ pub struct Model<'w, T: Clone> {
     head_weights: HeadWeights<'w, T>,
 }
 
-/// What a head makes of the encoder's states.
-struct Predicted<T> {
-    logits: Option<ArrayD<T>>,
-    start_logits: Option<ArrayD<T>>,
-    end_logits: Option<ArrayD<T>>,
-    loss: Option<ArrayD<T>>,
-}
-
 impl<'w, T: Real> Model<'w, T> {
     /// Builds a model from arrays named as in [`crate::schema()`]; arrays it does not know are ignored.
     ///
@@ -134,11 +124,7 @@ impl<'w, T: Real> Model<'w, T> {
     /// # Errors
     /// Inputs that do not fit the model or one another; each error names the input.
     pub fn forward(&self, inputs: &Inputs<T>, keep: Keep, trace: &mut Trace<'_, T>) -> Result<Outputs<T>, ModelError> {
-        let choices = (self.head == Head::MultipleChoice).then(|| choices(inputs)).transpose()?;
-        let mut batch = Batch::new(&self.config, inputs, choices.is_some())?;
-        if self.head == Head::EnhancedMaskedLm {
-            batch.give_rows_to_the_decoder();
-        }
+        let batch = Batch::new(&self.config, self.head, inputs)?;
         let length = batch.length;
         let positions = (self.config.relative_attention)
             .then(|| RelativePositions::new(&self.config, &self.profile, length, length));
@@ -148,7 +134,7 @@ impl<'w, T: Real> Model<'w, T> {
             batch.emit(trace, "", &encoded.last);
             (embeddings, encoded)
         });
-        let predicted = self.predict(inputs, &batch, &encoded, positions.as_ref(), choices, trace)?;
+        let predicted = self.predict(inputs, &batch, &encoded, positions.as_ref(), trace)?;
         let states = |rows: Array2<T>| {
             let shape = (batch.size, length, rows.ncols());
             rows.into_shape_with_order(shape).expect("as many rows as tokens")
@@ -172,14 +158,12 @@ impl<'w, T: Real> Model<'w, T> {
         batch: &Batch<T>,
         encoded: &Encoded<T>,
         positions: Option<&RelativePositions>,
-        choices: Option<usize>,
         trace: &mut Trace<'_, T>,
     ) -> Result<Predicted<T>, ModelError> {
         let labels = inputs.labels.as_ref();
-        let none = || Predicted { logits: None, start_logits: None, end_logits: None, loss: None };
         match &self.head_weights {
-            HeadWeights::Base => Ok(none()),
-            HeadWeights::LanguageModel(_) => self.predict_words(labels, batch, encoded, positions, trace),
+            HeadWeights::Base => Ok(Predicted::default()),
+            HeadWeights::LanguageModel(head) => self.predict_words(head, labels, batch, encoded, positions, trace),
             HeadWeights::Pooled { pooler, classifier } => {
                 let pooled = match pooler {
                     Some(pooler) => pooler.forward(&encoded.last, batch, trace),
@@ -188,42 +172,22 @@ impl<'w, T: Real> Model<'w, T> {
                 trace.emit("dropout", pooled.view());
                 let logits = classifier.forward(pooled.view()); // [B, C], or [B·C, 1] for choices
                 trace.emit("classifier", logits.view());
-                let (logits, loss) = match choices {
-                    Some(choices) => choose(logits, choices, labels)?,
-                    None => self.classify(logits, labels)?,
-                };
-                Ok(Predicted { logits: Some(logits), loss: loss.map(scalar), ..none() })
+                match batch.choices {
+                    Some(choices) => Predicted::choices(logits, choices, labels),
+                    None => Predicted::sequences(&self.config, &self.profile, logits, labels),
+                }
             }
             HeadWeights::Token { proj, classifier } => {
-                let (logits, loss) = token_classification(
-                    &encoded.last,
-                    proj.as_ref(),
-                    classifier,
-                    labels,
-                    &self.profile,
-                    batch,
-                    trace,
-                )?;
-                Ok(Predicted { logits: Some(logits), loss, ..none() })
+                let logits = token_classification(&encoded.last, proj.as_ref(), classifier, batch, trace); // [B·L, C]
+                Predicted::tokens(&self.profile, logits, batch, labels)
             }
             HeadWeights::QuestionAnswering(qa_outputs) => {
-                let (start, end, loss) = question_answering(&encoded.last, qa_outputs, inputs, batch, trace)?;
-                Ok(Predicted { start_logits: Some(start.into_dyn()), end_logits: Some(end.into_dyn()), loss, ..none() })
+                let logits = qa_outputs.forward(encoded.last.view()); // [B·L, 2]
+                batch.emit(trace, "qa_outputs", &logits);
+                Predicted::spans(&logits, inputs, batch)
             }
             HeadWeights::ReplacedTokenDetection(head) => {
-                let logits = head.forward(&encoded.last, batch, trace); // [B, L]
-                let loss = labels.map(|l| ReplacedTokenDetection::loss(&logits, l, batch)).transpose()?;
-                Ok(Predicted { logits: Some(logits.into_dyn()), loss, ..none() })
-            }
-        }
-    }
-
-    fn classify(&self, logits: Array2<T>, labels: Option<&Labels>) -> Result<(ArrayD<T>, Option<T>), ModelError> {
-        match labels {
-            None => Ok((logits.into_dyn(), None)),
-            Some(labels) => {
-                let (logits, loss) = sequence_classification_loss(&self.config, &self.profile, logits, labels)?;
-                Ok((logits, Some(loss)))
+                Predicted::replaced(head.forward(&encoded.last, batch, trace), batch, labels)
             }
         }
     }
@@ -231,76 +195,25 @@ impl<'w, T: Real> Model<'w, T> {
     /// Masked language modelling, through the enhanced mask decoder where head and profile say so.
     fn predict_words(
         &self,
+        head: &LanguageModelHead<'_, T>,
         labels: Option<&Labels>,
         batch: &Batch<T>,
         encoded: &Encoded<T>,
         positions: Option<&RelativePositions>,
         trace: &mut Trace<'_, T>,
     ) -> Result<Predicted<T>, ModelError> {
-        let HeadWeights::LanguageModel(head) = &self.head_weights else {
-            unreachable!("called for the heads that predict words alone");
-        };
-        let enhanced = self.head == Head::EnhancedMaskedLm && !self.config.position_biased_input;
-        let decoded = if enhanced {
-            Some(trace.within("lm_predictions", |trace| {
+        let decoded = (self.head == Head::EnhancedMaskedLm && !self.config.position_biased_input).then(|| {
+            trace.within("lm_predictions", |trace| {
                 enhanced_mask_decoder::decode(&self.embeddings, &self.encoder, encoded, batch, positions, trace)
-            })?)
-        } else {
-            None
-        };
+            })
+        });
         let states = decoded.as_ref().unwrap_or(&encoded.last); // [B·L, E]
         let word = self.embeddings.word.view();
-        let labelled = labels.filter(|_| {
-            self.head == Head::EnhancedMaskedLm
-                || self.profile.language_model_loss == LanguageModelLoss::EachPositiveLabel
-        });
-        if let Some(labels) = labelled {
+        if let Some(labelled) = LabelledWords::of(self.head, &self.profile, labels, states.nrows())? {
             // Microsoft predicts the labelled words only, and returns a loss for each.
-            let labels = flat("labels", labels, states.nrows())?;
-            let at: Vec<usize> = (0..labels.len()).filter(|&i| labels[i] > 0).collect();
-            let gathered = states.select(Axis(0), &at); // [M, E]
-            let logits = head.forward(gathered.view(), word, 1, trace); // [M, V]
-            let chosen: Array1<i64> = labels.select(Axis(0), &at);
-            let each = cross_entropy_each(logits.view(), chosen.view(), |_| false).map_err(|e| label("labels", e))?;
-            return Ok(Predicted {
-                logits: Some(logits.into_dyn()),
-                loss: Some(each.into_dyn()),
-                start_logits: None,
-                end_logits: None,
-            });
+            let gathered = states.select(Axis(0), &labelled.rows); // [M, E]
+            return Predicted::labelled_words(head.forward(gathered.view(), word, 1, trace), &labelled);
         }
-        let logits = head.forward(states.view(), word, batch.size, trace); // [B·L, V]
-        let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels, |l| l == IGNORED)).transpose()?;
-        Ok(Predicted {
-            logits: Some(by_token(logits, batch)),
-            loss: loss.map(scalar),
-            start_logits: None,
-            end_logits: None,
-        })
+        Predicted::words(head.forward(states.view(), word, batch.size, trace), batch, labels)
     }
-}
-
-/// The number of choices a sequence has, from the second axis of its tokens.
-fn choices<T>(inputs: &Inputs<T>) -> Result<usize, ModelError> {
-    let (input, found) = match (&inputs.input_ids, &inputs.inputs_embeds) {
-        (Some(ids), _) => ("input_ids", ids.shape()),
-        (None, Some(embeds)) => ("inputs_embeds", embeds.shape()),
-        (None, None) => return Ok(1),
-    };
-    match found {
-        [_, choices, _, ..] if *choices > 0 => Ok(*choices),
-        _ => Err(shape(input, "[B, C, L], one sequence a choice", found)),
-    }
-}
-
-/// [B·C, 1] logits as [B, C], and the cross-entropy of the right choices \[B\].
-fn choose<T: Real>(
-    logits: Array2<T>,
-    choices: usize,
-    labels: Option<&Labels>,
-) -> Result<(ArrayD<T>, Option<T>), ModelError> {
-    let questions = logits.len() / choices;
-    let logits = logits.into_shape_with_order((questions, choices)).expect("a logit for each choice");
-    let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels, |l| l == IGNORED)).transpose()?;
-    Ok((logits.into_dyn(), loss))
 }

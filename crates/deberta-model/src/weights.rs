@@ -73,14 +73,17 @@ impl<'w, T: Real> Weights<'w, T> {
         }
     }
 
-    /// Takes a parameter that may be absent.
-    pub(crate) fn optional<D: Dimension>(&mut self, name: &str) -> Option<CowArray<'w, T, D>> {
+    /// Takes a parameter that may be absent. Which of them the model has is in [`schema()`].
+    pub fn optional<D: Dimension>(&mut self, name: &str) -> Option<CowArray<'w, T, D>> {
         let array = self.arrays.remove(name)?;
         Some(array.into_dimensionality().expect("the schema gave the shape, and so the number of axes"))
     }
 
     /// Takes a required parameter.
-    pub(crate) fn take<D: Dimension>(&mut self, name: &str) -> CowArray<'w, T, D> {
+    ///
+    /// # Panics
+    /// If the schema does not require it, or it was taken before.
+    pub fn take<D: Dimension>(&mut self, name: &str) -> CowArray<'w, T, D> {
         self.optional(name).unwrap_or_else(|| unreachable!("{name} is required and was checked to be present"))
     }
 

@@ -38,7 +38,7 @@ impl<'w, T: Real> ReplacedTokenDetection<'w, T> {
     }
 
     /// # Shapes
-    /// `states` [B·L, E]; returns logits [B, L].
+    /// `states` [B·L, E]; returns logits [B·L, 1].
     pub(crate) fn forward(&self, states: &Array2<T>, batch: &Batch<T>, trace: &mut Trace<'_, T>) -> Array2<T> {
         trace.within("mask_predictions", |trace| {
             let mut sum = wide(states);
@@ -56,25 +56,21 @@ impl<'w, T: Real> ReplacedTokenDetection<'w, T> {
             batch.emit(trace, "transform_act_fn", &inner);
             let logits = self.classifier.forward(inner.view()); // [B·L, 1]
             batch.emit(trace, "classifier", &logits);
-            logits.into_shape_with_order((batch.size, batch.length)).expect("one logit a token")
+            logits
         })
     }
+}
 
-    /// The loss of each token that exists, in order.
-    pub(crate) fn loss(logits: &Array2<T>, labels: &Labels, batch: &Batch<T>) -> Result<ArrayD<T>, ModelError> {
-        let Tokens::Ids(ids) = &batch.tokens else {
-            return Err(shape(
-                "labels",
-                "no labels beside `inputs_embeds`, as a label is compared with its token",
-                &[],
-            ));
-        };
-        let labels = flat("labels", labels, ids.len())?;
-        let tokens = logits.iter().zip(&labels).zip(ids).zip(batch.mask.tokens());
-        let losses = tokens.filter(|(_, exists)| **exists).map(|(((&logit, &label), &id), _)| {
-            let replaced = label > 0 && usize::try_from(label) != Ok(id);
-            binary_cross_entropy_with_logits(logit, if replaced { T::one() } else { T::zero() })
-        });
-        Ok(losses.collect::<Array1<T>>().into_dyn())
-    }
+/// The loss of each token that exists, in order.
+pub(crate) fn loss<T: Real>(logits: &Array2<T>, labels: &Labels, batch: &Batch<T>) -> Result<ArrayD<T>, ModelError> {
+    let Tokens::Ids(ids) = &batch.tokens else {
+        return Err(shape("labels", "no labels beside `inputs_embeds`, as a label is compared with its token", &[]));
+    };
+    let labels = flat("labels", labels, ids.len())?;
+    let tokens = logits.iter().zip(&labels).zip(ids).zip(batch.mask.tokens());
+    let losses = tokens.filter(|(_, exists)| **exists).map(|(((&logit, &label), &id), _)| {
+        let replaced = label > 0 && usize::try_from(label) != Ok(id);
+        binary_cross_entropy_with_logits(logit, if replaced { T::one() } else { T::zero() })
+    });
+    Ok(losses.collect::<Array1<T>>().into_dyn())
 }

@@ -102,6 +102,12 @@ impl AttentionMask {
         Self { tokens, queries, nothing }
     }
 
+    /// Whether existing tokens attend to all existing tokens, and the others to nothing: the mask then says no more than
+    /// [`Self::tokens`].
+    pub fn is_of_tokens(&self) -> bool {
+        matches!(self.queries, Queries::Existing)
+    }
+
     /// Which tokens exist.
     ///
     /// # Shapes
