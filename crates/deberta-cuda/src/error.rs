@@ -1,5 +1,7 @@
 //! What can go wrong on a device.
 
+use std::path::PathBuf;
+
 /// What a device could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum CudaError {
@@ -29,6 +31,32 @@ pub enum CudaError {
         /// What the device said.
         reason: String,
     },
+    /// There is no driver.
+    #[error("no CUDA: the driver's library (libcuda) is not on this machine; use --device cpu")]
+    NoDriver,
+    /// There is no GPU, or none that will do.
+    #[error("no GPU that can be used: {reason}; use --device cpu")]
+    NoDevice {
+        /// What the driver said, or what the GPU lacks.
+        reason: String,
+    },
+    /// There is no compiler.
+    #[error("no compiler for the kernels: libnvrtc is not found{}; install NVIDIA's NVRTC (pip install nvidia-cuda-nvrtc) and name its folder in DEBERTA_NVRTC, or name a folder of compiled kernels in DEBERTA_KERNELS", .folder.as_ref().map(|f| format!(" in {}", f.display())).unwrap_or_default())]
+    NoCompiler {
+        /// Where it was said to be.
+        folder: Option<PathBuf>,
+    },
+    /// A library refused a call.
+    #[error("{call}: {said}")]
+    Call {
+        /// The function.
+        call: &'static str,
+        /// What it said.
+        said: String,
+    },
+    /// Weights or inputs that do not fit the model.
+    #[error(transparent)]
+    Model(#[from] deberta_model::ModelError),
     /// No kernel is made for what was asked.
     #[error("the attention kernel {rung} does not do this: {reason}")]
     Unsupported {

@@ -7,12 +7,29 @@
 //! [`device`] is what the forward pass asks of a device; [`source`] the kernels as text; [`ops`] one function for each
 //! kernel, under the names of `deberta-ops`.
 
+pub mod cuda;
 pub mod device;
 pub mod error;
+pub mod model;
 pub mod ops;
+pub mod packing;
 pub mod source;
 
+mod conv_layer;
+mod disentangled_attention;
+mod embeddings;
+mod encoder;
+mod enhanced_mask_decoder;
+mod heads;
+mod layer;
+mod pass;
+mod staged;
+mod tensors;
+mod weights;
+
+pub use cuda::CudaDevice;
 pub use device::{Arg, Array, Device, Element, Gemm, Launch, Matrix, Memory, Precision};
 pub use error::CudaError;
+pub use model::Model;
 pub use ops::Ops;
 pub use source::{File, Module};

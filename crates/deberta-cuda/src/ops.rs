@@ -6,6 +6,7 @@ mod activation;
 mod attention;
 mod conv1d;
 mod embeddings;
+mod gemm;
 mod layer_norm;
 mod pooler;
 mod rows;
@@ -20,13 +21,21 @@ pub use embeddings::Embed;
 pub use layer_norm::{Norm, Residual};
 
 /// The kernels in one precision on one device.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Ops<'d, D> {
     /// Where they run.
     pub device: &'d D,
     /// Of every [`Matrix`].
     pub precision: Precision,
 }
+
+impl<D> Clone for Ops<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D> Copy for Ops<'_, D> {}
 
 /// The threads of a block in the kernels that give a block a row (`ROW_THREADS` in `row.cuh`, and its equals).
 const ROW_THREADS: u32 = 128;

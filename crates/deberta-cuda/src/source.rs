@@ -11,6 +11,7 @@ use crate::device::Precision;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the variants are the files, each of which opens with what it does")]
 pub enum File {
+    Gemm,
     Embeddings,
     LayerNorm,
     Activation,
@@ -27,7 +28,8 @@ pub enum File {
 
 impl File {
     /// Every file.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
+        Self::Gemm,
         Self::Embeddings,
         Self::LayerNorm,
         Self::Activation,
@@ -69,6 +71,7 @@ impl File {
             };
         }
         match self {
+            Self::Gemm => file!("gemm.cu"),
             Self::Embeddings => file!("embeddings.cu"),
             Self::LayerNorm => file!("layer_norm.cu"),
             Self::Activation => file!("activation.cu"),
@@ -110,6 +113,14 @@ pub struct Module {
 }
 
 impl Module {
+    /// Every module: each file in each precision, those of attention for heads of 64, the size of every released model.
+    pub fn all() -> impl Iterator<Item = Self> {
+        File::ALL.into_iter().flat_map(|file| {
+            let head_size = if file.needs_head_size() { 64 } else { 0 };
+            Precision::ALL.map(|precision| Self { file, precision, head_size })
+        })
+    }
+
     /// The whole text.
     pub fn text(&self) -> String {
         self.text_with(DEVICE)

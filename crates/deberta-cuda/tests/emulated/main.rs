@@ -5,5 +5,6 @@
 mod attention;
 mod elementwise;
 mod emulator;
+mod gemm;
 mod layer_norm;
 mod support;

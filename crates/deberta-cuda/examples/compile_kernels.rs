@@ -1,0 +1,84 @@
+//! Compiles every kernel for every architecture, needs NVRTC and no GPU, and prints what each takes.
+//!
+//! `cargo run --release -p deberta-cuda --example compile_kernels [-- --output FOLDER] [ARCHITECTURE …]`
+//!
+//! With `--output` the code is kept where [`deberta_cuda::cuda::Cache`] finds it, for machines without a compiler. Exit code
+//! 1: a kernel spills registers that is not known to, or one that is known to no longer does; 2: it did not compile.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use deberta_cuda::cuda::{Cache, Resources, compile, entry};
+use deberta_cuda::{CudaError, Module};
+
+/// The architectures that are supported: Ampere, its consumer cards, Ada, Hopper.
+const ARCHITECTURES: [&str; 4] = ["sm_80", "sm_86", "sm_89", "sm_90"];
+
+/// Kernels that are known to spill, as `MODULE: KERNEL on ARCHITECTURE`, and may.
+const KNOWN_TO_SPILL: [&str; 0] = [];
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).peekable();
+    let output = arguments.next_if_eq("--output").map(|_| PathBuf::from(arguments.next().unwrap_or_default()));
+    let mut architectures: Vec<String> = arguments.collect();
+    if architectures.is_empty() {
+        architectures = ARCHITECTURES.map(str::to_owned).to_vec();
+    }
+    match compile_all(&architectures, output.map(|folder| Cache::at(&folder)).as_ref()) {
+        Ok(spills) => judge(&spills, architectures == ARCHITECTURES),
+        Err(error) => {
+            eprintln!("compile_kernels: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Compiles everything, prints a line for each kernel, and returns those that spill.
+fn compile_all(architectures: &[String], cache: Option<&Cache>) -> Result<BTreeSet<String>, CudaError> {
+    let mut spills = BTreeSet::new();
+    println!(
+        "{:<9} {:<9} {:<6} {:<28} {:>9} {:>7} {:>6} {:>13}",
+        "sm", "precision", "D", "kernel", "registers", "shared", "stack", "spilled bytes"
+    );
+    for architecture in architectures {
+        for module in Module::all() {
+            let compiled = compile(&module, architecture)?;
+            if let Some(cache) = cache {
+                let name = entry(&[&module.text(), &module.defines().join(" "), architecture]);
+                cache
+                    .put(&name, &compiled.cubin)
+                    .map_err(|error| CudaError::Call { call: "write", said: error.to_string() })?;
+            }
+            for kernel in Resources::read(&compiled.log) {
+                let spilled = kernel.spill_stores + kernel.spill_loads;
+                println!(
+                    "{architecture:<9} {:<9} {:<6} {:<28} {:>9} {:>7} {:>6} {spilled:>13}",
+                    module.precision.name(),
+                    module.head_size,
+                    kernel.kernel,
+                    kernel.registers,
+                    kernel.shared,
+                    kernel.stack,
+                );
+                if spilled > 0 {
+                    spills.insert(format!("{module}: {} on {architecture}", kernel.kernel));
+                }
+            }
+        }
+    }
+    Ok(spills)
+}
+
+fn judge(spills: &BTreeSet<String>, all_architectures: bool) -> ExitCode {
+    let known: BTreeSet<String> = KNOWN_TO_SPILL.iter().map(|&name| name.to_owned()).collect();
+    let new: Vec<&String> = spills.difference(&known).collect();
+    let gone: Vec<&String> = known.difference(spills).filter(|_| all_architectures).collect();
+    for name in &new {
+        eprintln!("compile_kernels: {name} spills registers, which it was not known to");
+    }
+    for name in &gone {
+        eprintln!("compile_kernels: {name} no longer spills: take it off the list");
+    }
+    if new.is_empty() && gone.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+}

@@ -1,0 +1,103 @@
+//! Device memory that is asked for again and again: what is given back is kept for the next who asks.
+//!
+//! A pass asks for the same sizes in the same order as the pass before, so after the first nothing is allocated. Kernels
+//! run in the order in which they are launched, on one stream, so memory may change hands as soon as its last user has
+//! been launched.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::{CudaContext, DriverError, result};
+
+use crate::device::Memory;
+use crate::error::CudaError;
+
+/// Sizes are rounded up to this many bytes, which is also their alignment.
+const GRAIN: usize = 512;
+
+/// A block that is at most this many times as large as what was asked for is handed out for it.
+const SLACK: usize = 2;
+
+pub(super) struct Pool {
+    context: Arc<CudaContext>,
+    /// Blocks that nobody holds, by size.
+    free: Mutex<BTreeMap<usize, Vec<u64>>>,
+}
+
+/// Memory on the GPU; it goes back to its pool when dropped.
+pub struct CudaMemory {
+    pool: Arc<Pool>,
+    address: u64,
+    bytes: usize,
+}
+
+impl Memory for CudaMemory {
+    fn address(&self) -> u64 {
+        self.address
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for CudaMemory {
+    fn drop(&mut self) {
+        self.pool.free().entry(self.bytes).or_default().push(self.address);
+    }
+}
+
+impl Pool {
+    pub(super) fn new(context: Arc<CudaContext>) -> Arc<Self> {
+        Arc::new(Self { context, free: Mutex::default() })
+    }
+
+    pub(super) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<CudaMemory, CudaError> {
+        let bytes = bytes.max(1).next_multiple_of(GRAIN);
+        let memory = |(bytes, address)| CudaMemory { pool: Arc::clone(self), address, bytes };
+        if let Some(found) = self.take(bytes) {
+            return Ok(memory(found));
+        }
+        self.context.bind_to_thread().map_err(|error| failed(bytes, error))?;
+        // SAFETY: the context is bound. What is allocated is freed by this pool alone, when it is dropped or trimmed.
+        let address = unsafe { result::malloc_sync(bytes) }.or_else(|_| {
+            self.trim();
+            // SAFETY: as above.
+            unsafe { result::malloc_sync(bytes) }
+        });
+        Ok(memory((bytes, address.map_err(|error| failed(bytes, error))?)))
+    }
+
+    /// The smallest free block that will do.
+    fn take(&self, bytes: usize) -> Option<(usize, u64)> {
+        let mut free = self.free();
+        let (&size, blocks) =
+            free.range_mut(bytes..=bytes.saturating_mul(SLACK)).find(|(_, blocks)| !blocks.is_empty())?;
+        blocks.pop().map(|address| (size, address))
+    }
+
+    /// Frees what nobody holds.
+    fn trim(&self) {
+        for address in std::mem::take(&mut *self.free()).into_values().flatten() {
+            // SAFETY: allocated by this pool and held by nobody. The driver waits for kernels that use it. What cannot be
+            // freed is left.
+            let _ = unsafe { result::free_sync(address) };
+        }
+    }
+
+    fn free(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<u64>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        if self.context.bind_to_thread().is_ok() {
+            self.trim();
+        }
+    }
+}
+
+pub(super) fn failed(bytes: usize, error: DriverError) -> CudaError {
+    CudaError::Memory { bytes, reason: super::said(error) }
+}
