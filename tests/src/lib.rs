@@ -1,1 +1,5 @@
-//! Whole-program tests across crates; see the `tests` folder beside this one.
+//! What tests across crates share: the suite that holds a model on any device to the same model in `f64`, and how fast
+//! that model is. The program `gpu_check` runs both on a GPU; a test runs both on the emulator.
+
+pub mod parity;
+pub mod speed;

@@ -52,7 +52,8 @@ impl File {
     /// Whether it is compiled for one head size at a time.
     pub fn needs_head_size(self) -> bool {
         match self {
-            Self::Embeddings | Self::LayerNorm | Self::Activation | Self::Conv1d | Self::Rows | Self::Pooler => false,
+            Self::Gemm | Self::Embeddings | Self::LayerNorm | Self::Activation => false,
+            Self::Conv1d | Self::Rows | Self::Pooler => false,
             Self::AttentionPlain | Self::PositionScores | Self::AttentionTiled => true,
             Self::AttentionMma | Self::AttentionWindow | Self::AttentionSlots => true,
         }
@@ -113,11 +114,12 @@ pub struct Module {
 }
 
 impl Module {
-    /// Every module: each file in each precision, those of attention for heads of 64, the size of every released model.
+    /// Every module: each file in each precision it is made for, those of attention for heads of 64, the size of every released model.
     pub fn all() -> impl Iterator<Item = Self> {
         File::ALL.into_iter().flat_map(|file| {
             let head_size = if file.needs_head_size() { 64 } else { 0 };
-            Precision::ALL.map(|precision| Self { file, precision, head_size })
+            let precisions = Precision::ALL.into_iter().filter(move |&precision| file.supports(precision));
+            precisions.map(move |precision| Self { file, precision, head_size })
         })
     }
 

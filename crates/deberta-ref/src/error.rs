@@ -41,6 +41,24 @@ pub enum Error {
         /// What does not fit.
         source: ModelError,
     },
+    /// A precision that a device does not compute in.
+    #[error("--precision {precision} is not computed on {device}; use {others}")]
+    Precision {
+        /// The precision.
+        precision: crate::Precision,
+        /// The device.
+        device: &'static str,
+        /// What would do.
+        others: &'static str,
+    },
+    /// A GPU that is not there or cannot do what is asked.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] deberta_cuda::CudaError),
+    /// A program without the part that knows GPUs.
+    #[cfg(not(feature = "cuda"))]
+    #[error("this program was built without CUDA (cargo feature `cuda`); use --device cpu")]
+    NoCuda,
     /// Not a tensor file.
     #[error("{}: not a readable safetensors file: {source}", path.display())]
     TensorFile {

@@ -16,6 +16,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod device;
 mod error;
 mod known_weights;
 mod model_directory;
@@ -23,14 +24,19 @@ mod run;
 mod tensor_file;
 
 pub use deberta_checkpoint as checkpoint;
+#[cfg(feature = "cuda")]
+pub use deberta_cuda as cuda;
 pub use deberta_model::{
     AttentionInputs, AttentionMask, DebertaV2Config, Head, Inputs, Keep, Labels, Model, ModelError, Observer, Outputs,
     Profile, Real, SelfAttention, Trace, model, profile, schema,
 };
 pub use deberta_tokenizer as tokenizer;
 pub use deberta_verify as verify;
+pub use device::{DeviceName, Place};
 pub use error::Error;
 pub use known_weights::KnownWeights;
 pub use model_directory::ModelDirectory;
+#[cfg(feature = "cuda")]
+pub use run::run_on;
 pub use run::{Precision, Recorded, Request, run};
 pub use tensor_file::{INPUT_NAMES, NamedTensors, TensorData, read_inputs};

@@ -164,9 +164,36 @@ impl ModelDirectory {
     /// # Errors
     /// Parameters that are missing, misshapen or ambiguous, all of them at once.
     pub fn load<T: Real + Element>(&self, head: Head, profile: Profile) -> Result<Model<'_, T>, Error> {
+        let arrays = self.arrays(head, &profile)?;
+        Model::new(self.config(head).clone(), head, profile, arrays)
+            .map_err(|source| Error::Model { path: self.path.clone(), source })
+    }
+
+    /// The model on `device`, in one of its precisions.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and what the device cannot do.
+    #[cfg(feature = "cuda")]
+    pub fn load_on<D: deberta_cuda::Device>(
+        &self,
+        device: D,
+        precision: deberta_cuda::Precision,
+        head: Head,
+        profile: Profile,
+    ) -> Result<deberta_cuda::Model<D>, Error> {
+        let arrays = self.arrays(head, &profile)?;
+        Ok(deberta_cuda::Model::new(device, precision, self.config(head).clone(), head, profile, arrays)?)
+    }
+
+    /// The weights that `head` has, by their names in the schema.
+    fn arrays<T: Real + Element>(
+        &self,
+        head: Head,
+        profile: &Profile,
+    ) -> Result<BTreeMap<String, CowArray<'_, T, IxDyn>>, Error> {
         let config = self.config(head);
         let mut arrays: BTreeMap<String, CowArray<'_, T, IxDyn>> = self.shared(head)?;
-        let mut parameters = schema_under(config, head, &profile);
+        let mut parameters = schema_under(config, head, profile);
         parameters.retain(|p| !arrays.contains_key(&p.name));
         let (resolved, unmet) = map_part(&self.checkpoint, self.part(head), config, parameters)?;
         if !unmet.is_empty() {
@@ -177,8 +204,7 @@ impl ModelDirectory {
         for mapping in &resolved.mapped {
             arrays.insert(mapping.parameter.name.clone(), self.checkpoint.array(&mapping.tensor)?);
         }
-        Model::new(config.clone(), head, profile, arrays)
-            .map_err(|source| Error::Model { path: self.path.clone(), source })
+        Ok(arrays)
     }
 
     /// The embeddings that a discriminator shares with its generator, E_G + E_Δ, added in `T`.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use deberta_checkpoint::Element;
-use deberta_model::{Head, Inputs, Keep, Observer, Profile, Real, Trace};
+use deberta_model::{Head, Inputs, Keep, Observer, Outputs, Profile, Real, Trace};
 use globset::GlobSet;
 use ndarray::ArrayViewD;
 
@@ -20,8 +20,14 @@ pub enum Precision {
     /// Single.
     #[default]
     F32,
-    /// Double.
+    /// Double; on the processor.
     F64,
+    /// Single, multiplied with 10 bits of mantissa; on a GPU.
+    Tf32,
+    /// IEEE half; on a GPU.
+    F16,
+    /// bfloat16; on a GPU.
+    Bf16,
 }
 
 impl fmt::Display for Precision {
@@ -29,6 +35,9 @@ impl fmt::Display for Precision {
         f.write_str(match self {
             Self::F32 => "f32",
             Self::F64 => "f64",
+            Self::Tf32 => "tf32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
         })
     }
 }
@@ -40,7 +49,10 @@ impl FromStr for Precision {
         match name {
             "f32" => Ok(Self::F32),
             "f64" => Ok(Self::F64),
-            other => Err(format!("`{other}` is no precision; use f32 or f64")),
+            "tf32" => Ok(Self::Tf32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            other => Err(format!("`{other}` is no precision; use f32 or f64, or on a GPU f32, tf32, f16 or bf16")),
         }
     }
 }
@@ -72,11 +84,39 @@ pub fn run<T: Real + Element>(
     request: &Request,
 ) -> Result<Recorded, Error> {
     let model = directory.load::<T>(request.head, request.profile)?;
+    let failed = |source| Error::Model { path: inputs_from.to_owned(), source };
+    record(request, |trace| model.forward(inputs, request.keep, trace).map_err(failed))
+}
+
+/// Runs the model of `directory` on a GPU.
+///
+/// # Errors
+/// As [`run`], and what the GPU cannot do.
+#[cfg(feature = "cuda")]
+pub fn run_on<D: deberta_cuda::Device>(
+    device: D,
+    precision: deberta_cuda::Precision,
+    directory: &ModelDirectory,
+    inputs: &Inputs<f32>,
+    inputs_from: &Path,
+    request: &Request,
+) -> Result<Recorded, Error> {
+    let model = directory.load_on(device, precision, request.head, request.profile)?;
+    let failed = |error| match error {
+        deberta_cuda::CudaError::Model(source) => Error::Model { path: inputs_from.to_owned(), source },
+        other => other.into(),
+    };
+    record(request, |trace| model.forward(inputs, request.keep, trace).map_err(failed))
+}
+
+/// What a forward pass returns and hands to its trace, as far as it is wanted.
+fn record<T: Real>(
+    request: &Request,
+    forward: impl FnOnce(&mut Trace<'_, T>) -> Result<Outputs<T>, Error>,
+) -> Result<Recorded, Error> {
     let mut recorder = Recorder { wanted: &request.trace, recorded: NamedTensors::default() };
     let mut trace = if request.trace.is_empty() { Trace::off() } else { Trace::to(&mut recorder) };
-    let outputs = model
-        .forward(inputs, request.keep, &mut trace)
-        .map_err(|source| Error::Model { path: inputs_from.to_owned(), source })?;
+    let outputs = forward(&mut trace)?;
     let mut recorded = recorder.recorded;
     outputs.for_each(|name, value| recorded.entries.push((name.to_owned(), TensorData::new(&value))));
     Ok(recorded)

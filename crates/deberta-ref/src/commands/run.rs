@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::ValueEnum;
 use deberta_checkpoint::Element;
-use deberta_ref::{Head, Keep, ModelDirectory, Precision, Profile, Real, Request, read_inputs, run as forward};
+use deberta_ref::{
+    DeviceName, Head, Inputs, Keep, ModelDirectory, Place, Precision, Profile, Real, Recorded, Request, read_inputs,
+    run as forward,
+};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 /// Runs a forward pass: inputs from a safetensors file, outputs to another.
@@ -23,8 +26,8 @@ pub struct Args {
     /// The safetensors file to write
     #[arg(long, value_name = "OUT.safetensors")]
     pub outputs: PathBuf,
-    /// The number type to compute in
-    #[arg(long, default_value = "f32", value_name = "f32|f64")]
+    /// The number type to compute in: f32 or f64 on the processor; f32, tf32, f16 or bf16 on a GPU
+    #[arg(long, default_value = "f32", value_name = "f32|f64|tf32|f16|bf16")]
     pub precision: Precision,
     /// Keep the states after the embeddings and after each layer (hidden_states.N)
     #[arg(long)]
@@ -38,9 +41,9 @@ pub struct Args {
     /// How attention is computed
     #[arg(long, default_value = "reference")]
     pub attention: Attention,
-    /// Where to compute
-    #[arg(long, default_value = "cpu")]
-    pub device: Device,
+    /// Where to compute: the processor, an NVIDIA GPU, or a GPU where there is one
+    #[arg(long, default_value = "cpu", value_name = "cpu|cuda|auto")]
+    pub device: DeviceName,
 }
 
 /// Which model, and as what.
@@ -75,13 +78,6 @@ pub enum Attention {
     Reference,
 }
 
-/// Where a forward pass can be computed.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Device {
-    /// The processor
-    Cpu,
-}
-
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let (directory, head) = args.model.open()?;
     let request = Request {
@@ -90,13 +86,27 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         keep: Keep { hidden_states: args.hidden_states, attentions: args.attentions },
         trace: patterns(&args.trace)?,
     };
-    match args.precision {
-        Precision::F32 => run_in::<f32>(&args, &directory, &request),
-        Precision::F64 => run_in::<f64>(&args, &directory, &request),
+    let recorded = match args.device.open(args.precision, |note| eprintln!("note: {note}"))? {
+        Place::Cpu if args.precision == Precision::F64 => run_in::<f64>(&args, &directory, &request)?,
+        Place::Cpu => run_in::<f32>(&args, &directory, &request)?,
+        #[cfg(feature = "cuda")]
+        Place::Gpu(gpu, precision) => {
+            deberta_ref::run_on(*gpu, precision, &directory, &inputs(&args)?, &args.inputs, &request)?
+        }
+    };
+    recorded.write(&args.outputs, request.metadata(args.precision))?;
+    for (name, tensor) in &recorded.entries {
+        println!("{name} {} {:?}", tensor.dtype, tensor.shape);
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn run_in<T: Real + Element>(args: &Args, directory: &ModelDirectory, request: &Request) -> anyhow::Result<ExitCode> {
+fn run_in<T: Real + Element>(args: &Args, directory: &ModelDirectory, request: &Request) -> anyhow::Result<Recorded> {
+    Ok(forward(directory, &inputs::<T>(args)?, &args.inputs, request)?)
+}
+
+/// The inputs, after a note on what is none.
+fn inputs<T: Real>(args: &Args) -> anyhow::Result<Inputs<T>> {
     let (inputs, ignored) = read_inputs::<T>(&args.inputs)?;
     if !ignored.is_empty() {
         let shown: Vec<&str> = ignored.iter().take(3).map(String::as_str).collect();
@@ -104,12 +114,7 @@ fn run_in<T: Real + Element>(args: &Args, directory: &ModelDirectory, request: &
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
         eprintln!("note: {} also holds {}{more}, which is no input", args.inputs.display(), shown.join(", "));
     }
-    let recorded = forward(directory, &inputs, &args.inputs, request)?;
-    recorded.write(&args.outputs, request.metadata(args.precision))?;
-    for (name, tensor) in &recorded.entries {
-        println!("{name} {} {:?}", tensor.dtype, tensor.shape);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(inputs)
 }
 
 /// The patterns of `--trace`. A star crosses dots, so `*` is everything.

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use deberta_checkpoint::Element;
-use deberta_ref::{Head, Inputs, Keep, KnownWeights, ModelDirectory, Observer, Precision, Real, Trace, read_inputs};
+use deberta_ref::{
+    DeviceName, Head, Inputs, Keep, KnownWeights, ModelDirectory, Observer, Outputs, Place, Precision, Real, Trace,
+    read_inputs,
+};
 use deberta_verify::order::{canonical, spelling};
 use deberta_verify::report::incomparable_json;
 use deberta_verify::{Dump, Tensor, compare};
@@ -25,9 +28,12 @@ pub struct Args {
     /// The safetensors file with inputs and outputs
     #[arg(long, value_name = "FILE")]
     golden: PathBuf,
-    /// The number type to compute in
-    #[arg(long, default_value = "f64", value_name = "f32|f64")]
+    /// The number type to compute in: f32 or f64 on the processor; f32, tf32, f16 or bf16 on a GPU
+    #[arg(long, default_value = "f64", value_name = "f32|f64|tf32|f16|bf16")]
     precision: Precision,
+    /// Where to compute: the processor, an NVIDIA GPU, or a GPU where there is one
+    #[arg(long, default_value = "cpu", value_name = "cpu|cuda|auto")]
+    device: DeviceName,
     /// The reference's own f32 run, where FILE is its f64 run: budgets become a multiple of the distance of the two
     #[arg(long, value_name = "FILE")]
     reference: Option<PathBuf>,
@@ -52,9 +58,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn verify(args: &Args) -> anyhow::Result<ExitCode> {
     let golden = Dump::open_safetensors(&args.golden)?;
     let (directory, head) = args.model.open()?;
-    let ours = match args.precision {
-        Precision::F32 => computed::<f32>(args, &golden, &directory, head)?,
-        Precision::F64 => computed::<f64>(args, &golden, &directory, head)?,
+    let ours = match args.device.open(args.precision, |note| eprintln!("note: {note}"))? {
+        Place::Cpu if args.precision == Precision::F64 => on_cpu::<f64>(args, &golden, &directory, head)?,
+        Place::Cpu => on_cpu::<f32>(args, &golden, &directory, head)?,
+        #[cfg(feature = "cuda")]
+        Place::Gpu(gpu, precision) => {
+            let model = directory.load_on(*gpu, precision, head, args.model.profile)?;
+            // A golden holds padded rows too.
+            let forward = |inputs: &Inputs<f32>, keep, trace: &mut Trace<'_, f32>| {
+                model.forward_whole(inputs, keep, trace).map_err(deberta_ref::Error::from)
+            };
+            computed(args, head, &golden, forward)?
+        }
     };
     let reference = args.reference.as_deref().map(Dump::open_safetensors).transpose()?;
     // Ours is what is expected: the question is what the other implementation did.
@@ -64,22 +79,33 @@ fn verify(args: &Args) -> anyhow::Result<ExitCode> {
     args.shown.show(&comparison)
 }
 
-/// What our model computes, as far as the golden holds it too.
-fn computed<T: Real + Element>(
+fn on_cpu<T: Real + Element>(
     args: &Args,
     golden: &Dump,
     directory: &ModelDirectory,
     head: Head,
 ) -> anyhow::Result<Dump> {
     let model = directory.load::<T>(head, args.model.profile)?;
+    computed(args, head, golden, |inputs, keep, trace| {
+        let outputs = model.forward(inputs, keep, trace);
+        outputs.map_err(|source| deberta_ref::Error::Model { path: args.golden.clone(), source })
+    })
+}
+
+/// What our model computes, as far as the golden holds it too.
+fn computed<T: Real>(
+    args: &Args,
+    head: Head,
+    golden: &Dump,
+    forward: impl FnOnce(&Inputs<T>, Keep, &mut Trace<'_, T>) -> Result<Outputs<T>, deberta_ref::Error>,
+) -> anyhow::Result<Dump> {
     let (inputs, _): (Inputs<T>, _) = read_inputs(&args.golden)?;
     let wanted: BTreeSet<String> = golden.iter().map(|(name, _)| spelling(golden, name)).collect();
     let holds = |start: &str| wanted.iter().any(|name| name.starts_with(start));
     let keep = Keep { hidden_states: holds("hidden_states."), attentions: holds("attentions.") };
     let source = format!("{} ({head}, {}, {})", args.model.model.display(), args.model.profile, args.precision);
     let mut recorder = Recorder { wanted: &wanted, dump: Dump::new(source) };
-    let outputs = model.forward(&inputs, keep, &mut Trace::to(&mut recorder));
-    let outputs = outputs.map_err(|source| deberta_ref::Error::Model { path: args.golden.clone(), source })?;
+    let outputs = forward(&inputs, keep, &mut Trace::to(&mut recorder))?;
     let mut dump = recorder.dump;
     for name in INPUTS_USED_BY_REPORTS {
         if let Some(mask) = golden.get(name) {

@@ -1,0 +1,78 @@
+//! `--device` and `--precision`: what is said where there is no GPU, and that `auto` computes all the same.
+
+#![cfg(feature = "cuda")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use deberta_testkit::{TensorFile, distance, fixtures, skipped};
+
+fn run(outputs: &Path, arguments: &[&str]) -> Output {
+    let model = fixtures("hf/base-v3");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_deberta-ref"));
+    command.arg("run").arg("--model").arg(&model).arg("--inputs").arg(model.join("golden.f64.safetensors"));
+    command.arg("--outputs").arg(outputs).args(arguments).output().unwrap()
+}
+
+fn one_sentence(output: &Output) -> String {
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    let own: Vec<&str> = said.lines().filter(|line| !line.starts_with("note: ")).collect();
+    assert_eq!(own.len(), 1, "{said}");
+    own[0].to_owned()
+}
+
+/// Whether there is a GPU here; then these tests, which are about there being none, say that they did not run.
+fn gpu(test: &str) -> bool {
+    let there = deberta_ref::cuda::CudaDevice::open(0).is_ok();
+    if there {
+        skipped(test, "there is a GPU");
+    }
+    there
+}
+
+#[test]
+fn without_a_gpu_one_sentence_and_exit_code_2() {
+    if gpu("without_a_gpu_one_sentence_and_exit_code_2") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.safetensors");
+    let output = run(&file, &["--device", "cuda"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = one_sentence(&output);
+    assert!(said.contains("--device cpu"), "{said}");
+    assert!(!file.exists());
+}
+
+#[test]
+fn auto_falls_back_and_says_so() {
+    if gpu("auto_falls_back_and_says_so") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (auto, cpu) = (folder.path().join("auto.safetensors"), folder.path().join("cpu.safetensors"));
+    let output = run(&auto, &["--device", "auto"]);
+    assert!(output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("note: computing on the processor: "), "{said}");
+    assert!(run(&cpu, &[]).status.success());
+    let (auto, cpu) = (TensorFile::read(&auto), TensorFile::read(&cpu));
+    let name = "last_hidden_state";
+    assert_eq!(distance(auto.float(name).view(), cpu.float(name).view()).max_abs, 0.0);
+}
+
+#[test]
+fn a_precision_that_a_device_lacks_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("out.safetensors");
+    for (arguments, expected) in [
+        (["--device", "cpu", "--precision", "bf16"], "--precision bf16 is not computed on the processor"),
+        (["--device", "cuda", "--precision", "f64"], "--precision f64 is not computed on a GPU"),
+    ] {
+        let output = run(&file, &arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let said = one_sentence(&output);
+        assert!(said.contains(expected), "{said}");
+    }
+}

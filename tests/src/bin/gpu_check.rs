@@ -1,0 +1,147 @@
+//! Checks a GPU: parity with `f64` on every fixture, then speed. `tools/gpu_check` packs this program with what it needs
+//! and runs it; it prints a page in Markdown.
+//!
+//! `gpu_check --fixtures FOLDER [--only PART] [--precision NAME] [--rungs] [--speed]`
+//!
+//! Exit code 0: all within bounds; 1: something is not; 2: it could not run.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use deberta_cuda::ops::Rung;
+use deberta_cuda::{CudaDevice, Precision};
+use deberta_tests::parity::{Finding, Subject, subjects};
+use deberta_tests::speed;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// What was asked on the command line.
+struct Options {
+    fixtures: PathBuf,
+    only: String,
+    precisions: Vec<Precision>,
+    rungs: bool,
+    speed: bool,
+}
+
+fn main() -> ExitCode {
+    match options().and_then(|options| run(&options)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("gpu_check: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn options() -> Result<Options, Failure> {
+    let mut options = Options {
+        fixtures: PathBuf::from("fixtures"),
+        only: String::new(),
+        precisions: Precision::ALL.to_vec(),
+        rungs: false,
+        speed: false,
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} takes a value"));
+        match argument.as_str() {
+            "--fixtures" => options.fixtures = value()?.into(),
+            "--only" => options.only = value()?,
+            "--precision" => {
+                let name = value()?;
+                let known = Precision::ALL.into_iter().find(|p| p.name() == name);
+                options.precisions = vec![known.ok_or_else(|| format!("`{name}` is no precision of a GPU"))?];
+            }
+            "--rungs" => options.rungs = true,
+            "--speed" => options.speed = true,
+            other => return Err(format!("`{other}` is not known; see the head of tests/src/bin/gpu_check.rs").into()),
+        }
+    }
+    Ok(options)
+}
+
+fn run(options: &Options) -> Result<bool, Failure> {
+    // Held until the end, so that the GPU's context lives from case to case.
+    let device = CudaDevice::open(0)?;
+    println!("- Card: {}", device.name()?);
+    println!("- Driver's CUDA version: {}", device.driver_version()?);
+    println!(
+        "- Products: {}\n",
+        if device.has_cublas_lt() { "cublasLt" } else { "our own kernel: cublasLt is not there" }
+    );
+    let subjects = subjects(&options.fixtures, |name| name.contains(&options.only))?;
+    if subjects.is_empty() {
+        return Err(format!("no case of {} has `{}` in its name", options.fixtures.display(), options.only).into());
+    }
+    println!("| precision | attention | cases | outputs | beyond | worst share of its bound | where | s |");
+    println!("|---|---|---|---|---|---|---|---|");
+    let mut fine = true;
+    let rungs: Vec<Option<Rung>> = match options.rungs {
+        true => Rung::ALL.into_iter().map(Some).collect(),
+        false => vec![None],
+    };
+    for &precision in &options.precisions {
+        for &rung in &rungs {
+            fine &= parity(&subjects, precision, rung)?;
+        }
+    }
+    if options.speed {
+        measure(&options.precisions)?;
+    }
+    Ok(fine)
+}
+
+/// One row of the table: all cases in one precision by one kernel of attention.
+fn parity(subjects: &[Subject], precision: Precision, rung: Option<Rung>) -> Result<bool, Failure> {
+    let begin = Instant::now();
+    let mut all: Vec<Finding> = Vec::new();
+    for subject in subjects {
+        let found = subject.check(CudaDevice::open(0)?, precision, rung);
+        all.extend(found.map_err(|error| format!("{}: {error}", subject.name))?);
+    }
+    let beyond = all.iter().filter(|finding| !finding.is_fine()).count();
+    let worst = all.iter().max_by(|a, b| (a.max_abs / a.bound).total_cmp(&(b.max_abs / b.bound)));
+    let worst = worst.map_or(("–".to_owned(), 0.0), |f| (format!("{} of {}", f.output, f.case), f.max_abs / f.bound));
+    println!(
+        "| {} | {} | {} | {} | {beyond} | {:.3} | {} | {:.1} |",
+        precision.name(),
+        rung.map_or("best", Rung::name),
+        subjects.len(),
+        all.len(),
+        worst.1,
+        worst.0,
+        begin.elapsed().as_secs_f64()
+    );
+    for f in all.iter().filter(|finding| !finding.is_fine()) {
+        eprintln!("gpu_check: {}: {} is {:e} from f64, {:e} allowed", f.case, f.output, f.max_abs, f.bound);
+    }
+    Ok(beyond == 0)
+}
+
+/// Whole v3-base, 8192 tokens a batch, at every length.
+fn measure(precisions: &[Precision]) -> Result<(), Failure> {
+    println!("\n| precision | batch | median ms | fastest ms | tokens/s | TFLOP/s | of one large product |");
+    println!("|---|---|---|---|---|---|---|");
+    for &precision in precisions {
+        let peak = speed::product_rate(&CudaDevice::open(0)?, precision, 8192)?;
+        let model = speed::random_model(CudaDevice::open(0)?, precision, &speed::v3_base())?;
+        for length in [128, 512, 2048, 8192] {
+            let sequences = 8192 / length;
+            let m = speed::measure(&model, sequences, length, 10)?;
+            println!(
+                "| {} | {sequences}×{length} | {:.3} | {:.3} | {:.0} | {:.1} | {:.0} % of {:.0} |",
+                precision.name(),
+                m.median * 1e3,
+                m.fastest * 1e3,
+                (sequences * length) as f64 / m.median,
+                m.operations / m.median / 1e12,
+                100.0 * m.operations / m.median / peak,
+                peak / 1e12
+            );
+        }
+    }
+    Ok(())
+}

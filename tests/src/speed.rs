@@ -1,0 +1,110 @@
+//! How fast a whole model is on a device: random weights, random words, passes timed from the first kernel to the last.
+
+use std::collections::BTreeMap;
+
+use deberta_cuda::{CudaError, Device, Gemm, Memory, Model, Precision};
+use deberta_ref::{DebertaV2Config, Head, Inputs, Profile, schema};
+use ndarray::{ArrayD, CowArray, IxDyn};
+
+/// One shape, measured.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// B
+    pub sequences: usize,
+    /// L
+    pub length: usize,
+    /// Seconds of the median pass.
+    pub median: f64,
+    /// Seconds of the fastest.
+    pub fastest: f64,
+    /// Floating-point operations of a pass: the products of weights, and those of queries, keys and values.
+    pub operations: f64,
+}
+
+/// The configuration of microsoft/deberta-v3-base.
+pub fn v3_base() -> DebertaV2Config {
+    config(serde_json::json!({
+        "vocab_size": 128_100, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "intermediate_size": 3072, "position_biased_input": false, "relative_attention": true, "position_buckets": 256,
+        "pos_att_type": "p2c|c2p", "share_att_key": true, "norm_rel_ebd": "layer_norm", "max_position_embeddings": 512,
+    }))
+}
+
+/// A configuration from JSON that is known to be one.
+pub fn config(json: serde_json::Value) -> DebertaV2Config {
+    DebertaV2Config::from_value(json).unwrap_or_else(|problem| panic!("the configuration of a measurement: {problem}"))
+}
+
+/// A model of random weights on `device`.
+///
+/// # Errors
+/// What the device cannot do.
+pub fn random_model<D: Device>(
+    device: D,
+    precision: Precision,
+    config: &DebertaV2Config,
+) -> Result<Model<D>, CudaError> {
+    let mut state = 1_u64;
+    let arrays: BTreeMap<String, CowArray<'_, f32, IxDyn>> = schema(config, Head::Base)
+        .into_iter()
+        .map(|parameter| {
+            // A linear congruential generator (Knuth's constants): the top bits as a number of the size of trained weights.
+            let array = ArrayD::from_shape_simple_fn(IxDyn(&parameter.shape), || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.08
+            });
+            (parameter.name, array.into())
+        })
+        .collect();
+    Model::new(device, precision, config.clone(), Head::Base, Profile::HF_5, arrays)
+}
+
+/// Times passes over `sequences` of `length` random words each, after one that is not counted.
+///
+/// # Errors
+/// What the device cannot do.
+pub fn measure<D: Device>(
+    model: &Model<D>,
+    sequences: usize,
+    length: usize,
+    repeat: usize,
+) -> Result<Measured, CudaError> {
+    let config = model.config();
+    let ids = ArrayD::from_shape_fn(IxDyn(&[sequences, length]), |at| {
+        ((at[0] * 7919 + at[1] * 104_729 + 1) % config.vocab_size) as i64
+    });
+    let inputs = Inputs { input_ids: Some(ids), ..Inputs::default() };
+    let mut seconds: Vec<f64> = model.time(&inputs, repeat)?.iter().map(std::time::Duration::as_secs_f64).collect();
+    seconds.sort_by(f64::total_cmp);
+    let (width, inner, tokens) = (config.hidden_size, config.intermediate_size, sequences * length);
+    let of_token = 2 * (4 * width * width + 2 * width * inner) + 4 * length * width;
+    Ok(Measured {
+        sequences,
+        length,
+        median: seconds[seconds.len() / 2],
+        fastest: seconds[0],
+        operations: (config.num_hidden_layers * tokens) as f64 * of_token as f64,
+    })
+}
+
+/// Operations a second of one large product, which is as near to the peak as the device's library comes.
+///
+/// # Errors
+/// What the device cannot do.
+pub fn product_rate<D: Device>(device: &D, precision: Precision, side: usize) -> Result<f64, CudaError> {
+    let square = || device.allocate(side * side * precision.bytes());
+    let (x, weight, out) = (square()?, square()?, square()?);
+    let zeros = vec![0; side * side * precision.bytes()];
+    for operand in [&x, &weight] {
+        device.upload(operand, &zeros)?;
+    }
+    let mut fastest = f64::INFINITY;
+    for _ in 0..5 {
+        let begin = std::time::Instant::now();
+        let (x, weight) = (x.matrix(precision, side, side), weight.matrix(precision, side, side));
+        device.gemm(&Gemm { precision, out: out.matrix(precision, side, side), x, weight, bias: None })?;
+        device.download(&out, &mut [0; 4])?;
+        fastest = fastest.min(begin.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (side as f64).powi(3) / fastest)
+}

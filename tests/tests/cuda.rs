@@ -1,0 +1,92 @@
+//! The whole forward pass of the GPU, every kernel of it run on the CPU by the emulator: every fixture in `f32`, and some
+//! in every precision and by every kernel of attention.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+
+#[path = "../../crates/deberta-cuda/tests/emulated/emulator/mod.rs"]
+#[allow(dead_code, reason = "the tests of the kernels use more of it")]
+mod emulator;
+
+use deberta_cuda::{Precision, ops::Rung};
+use deberta_testkit::fixtures;
+use deberta_tests::parity::{Finding, subjects};
+use deberta_tests::speed;
+use emulator::EmulatedDevice;
+
+/// Cases that between them have every part: buckets, separate and shared projections, convolution with groups, narrow
+/// embeddings, padding on either side and inside, the enhanced mask decoder, every kind of head.
+const SOME: [&str; 9] = [
+    "hf/base-v3/left",
+    "hf/base-v3/inside",
+    "hf/base-v3/masked-row",
+    "hf/base-conv5-groups/golden",
+    "hf/base-everything/golden",
+    "hf/masked-lm-legacy-narrow/no-labels",
+    "hf/question-answering/golden",
+    "microsoft/emd/golden",
+    "microsoft/rtd/golden",
+];
+
+/// Runs the suite and fails with every finding that is beyond its bound.
+fn check(precision: Precision, rung: Option<Rung>, wanted: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let mut all = Vec::new();
+    for subject in subjects(&fixtures("."), wanted).unwrap() {
+        let found = subject.check(EmulatedDevice::new(0), precision, rung);
+        all.extend(found.unwrap_or_else(|error| panic!("{}: {error}", subject.name)));
+    }
+    let bad: Vec<String> = (all.iter().filter(|finding| !finding.is_fine()))
+        .map(|f| format!("{}: {} is {:e} from f64, {:e} allowed", f.case, f.output, f.max_abs, f.bound))
+        .collect();
+    assert!(bad.is_empty(), "{}", bad.join("\n"));
+    let worst = all.iter().max_by(|a, b| (a.max_abs / a.bound).total_cmp(&(b.max_abs / b.bound))).unwrap();
+    println!(
+        "{}, {}: {} outputs; the worst, {} of {}, at {:.2} of its bound",
+        precision.name(),
+        rung.map_or("the best kernel", Rung::name),
+        all.len(),
+        worst.output,
+        worst.case,
+        worst.max_abs / worst.bound
+    );
+    all
+}
+
+#[test]
+fn every_fixture_of_transformers_5_in_f32() {
+    assert!(check(Precision::F32, None, |name| name.starts_with("hf/")).len() > 500);
+}
+
+#[test]
+fn every_fixture_of_transformers_4_and_microsoft_in_f32() {
+    assert!(check(Precision::F32, None, |name| !name.starts_with("hf/")).len() > 300);
+}
+
+#[test]
+fn every_precision() {
+    for precision in Precision::ALL.into_iter().filter(|&p| p != Precision::F32) {
+        check(precision, None, |name| SOME.contains(&name));
+    }
+}
+
+#[test]
+fn every_kernel_of_attention_that_serves_any_head() {
+    // The others need heads of multiples of 16 bytes, which no fixture has: the kernels' own tests climb them.
+    for rung in [Rung::Plain, Rung::Tiled] {
+        check(Precision::F32, Some(rung), |name| SOME.contains(&name));
+    }
+}
+
+/// Not how fast: that what measures it measures what it says.
+#[test]
+fn measuring_runs() {
+    let config = speed::config(serde_json::json!({
+        "vocab_size": 50, "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 20,
+        "relative_attention": true, "pos_att_type": "c2p|p2c", "position_biased_input": false,
+    }));
+    let model = speed::random_model(EmulatedDevice::new(0), Precision::Bf16, &config).unwrap();
+    let measured = speed::measure(&model, 2, 5, 3).unwrap();
+    assert!(measured.fastest > 0.0 && measured.fastest <= measured.median);
+    // By hand: 2 layers, 10 tokens, each 2·(4·12² + 2·12·20) + 4·5·12.
+    assert_eq!(measured.operations, f64::from(2 * 10 * (2 * (4 * 144 + 480) + 240)));
+    assert!(speed::product_rate(&EmulatedDevice::new(0), Precision::F32, 32).unwrap() > 0.0);
+}
