@@ -145,8 +145,6 @@ def refused(cases):
         add(file, f"a whole module in a {form} file", "save model.state_dict() instead")
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(FOLDER / "refused/script.pt"))
     add("refused/script.pt", "TorchScript", "TorchScript")
-    np.savez(FOLDER / "refused/arrays.npz", x=np.zeros(3))
-    add("refused/arrays.npz", "a NumPy archive", "NumPy archive")
     with tarfile.open(FOLDER / "refused/before-0.4.tar.pt", "w", format=tarfile.USTAR_FORMAT) as tar:
         for name in ("sys_info", "pickle", "tensors", "storages"):
             data = b"\x80\x02}q\x00."

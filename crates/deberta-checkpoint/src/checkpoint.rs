@@ -12,7 +12,7 @@ use crate::locate::{self, Source};
 use crate::storage::{Kind, MappedFile, SLACK, Storage, StorageBytes, Storages};
 use crate::tensor::{Format, Other, TensorInfo, TensorReader, in_place};
 use crate::view::View;
-use crate::{hdf5, safetensors as safetensors_file, tensor_bundle, torch_legacy, torch_zip};
+use crate::{hdf5, npy, npz, safetensors as safetensors_file, tensor_bundle, torch_legacy, torch_zip};
 
 /// How many tensors a checkpoint may hold. The largest published DeBERTa has about a thousand; with an optimizer's
 /// state, four thousand.
@@ -52,7 +52,8 @@ impl Checkpoint {
     /// folder (`models--ORG--NAME`), or a SavedModel directory.
     ///
     /// In a directory the first of these is taken: `model.safetensors` and its index, `pytorch_model.bin` and its index,
-    /// `tf_model.h5` and its index, a SavedModel, a TensorFlow checkpoint, and then a lone file of a known kind.
+    /// `tf_model.h5` and its index, a SavedModel, a TensorFlow checkpoint, a lone file of a known kind, and then NumPy's arrays
+    /// (`*.npy`, in folders within too).
     ///
     /// # Errors
     /// A file that is absent, damaged, of an unknown format, or of one that is known and refused (TorchScript, the tar form
@@ -76,12 +77,30 @@ impl Checkpoint {
                 let (files, contents) = tensor_bundle::read(index)?;
                 Self::assemble(path, Format::TensorBundle, files, contents)
             }
+            Source::Arrays { folder, files } => Self::open_arrays(path, folder, files),
         }
     }
 
     /// Files that together are one checkpoint.
     pub(crate) fn open_files(path: &Path, files: &[PathBuf]) -> Result<Self, Error> {
         Self::open_shards(path, path, files, &[])
+    }
+
+    /// A folder of arrays, each named by its path within it, joined by dots.
+    fn open_arrays(path: &Path, folder: &Path, files: &[PathBuf]) -> Result<Self, Error> {
+        let (mut all, mut maps) = (Contents::default(), Vec::new());
+        for (number, file) in files.iter().enumerate() {
+            let map = MappedFile::open(file)?;
+            let within = file.strip_prefix(folder).unwrap_or(file).with_extension("");
+            let parts: Vec<_> = within.iter().map(|part| part.to_string_lossy()).collect();
+            let contents = npy::read(&map, number, parts.join("."))?;
+            let shift = all.storages.len();
+            all.storages.extend(contents.storages);
+            all.tensors.extend(contents.tensors.into_iter().map(|t| TensorInfo { storage: t.storage + shift, ..t }));
+            all.others.extend(contents.others);
+            maps.push(map);
+        }
+        Self::assemble(path, Format::Npy, maps, all)
     }
 
     fn open_shards(path: &Path, index: &Path, files: &[PathBuf], names: &[(String, usize)]) -> Result<Self, Error> {
@@ -310,6 +329,11 @@ fn read_file(map: &MappedFile, file: usize) -> Result<(Format, Contents), Error>
         Format::TorchZip => torch_zip::read(map, file)?,
         Format::TorchLegacy => torch_legacy::read(map, file)?,
         Format::Hdf5 => hdf5::read(map, file)?,
+        Format::Npz => npz::read(map, file)?,
+        Format::Npy => {
+            let name = map.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            npy::read(map, file, name)?
+        }
         Format::TensorBundle => {
             let advice = "point at PREFIX.index or at PREFIX; the data files beside it are then found";
             return Err(Error::Unsupported {

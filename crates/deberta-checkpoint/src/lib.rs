@@ -11,6 +11,8 @@ mod hdf5;
 pub mod inspect;
 mod locate;
 pub mod name_map;
+mod npy;
+mod npz;
 mod pickle;
 mod safetensors;
 mod storage;

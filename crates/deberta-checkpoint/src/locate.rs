@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::storage::MappedFile;
 use crate::tensor::Format;
+use crate::{npy, npz};
 
 /// The files of a checkpoint.
 #[derive(Debug)]
@@ -22,6 +23,11 @@ pub(crate) enum Source {
     Bundle {
         index: PathBuf,
     },
+    /// A folder of NumPy's arrays, at any depth, sorted.
+    Arrays {
+        folder: PathBuf,
+        files: Vec<PathBuf>,
+    },
 }
 
 impl Source {
@@ -29,7 +35,7 @@ impl Source {
     pub fn files(self) -> Vec<PathBuf> {
         match self {
             Self::File(file) => vec![file],
-            Self::Shards { files, .. } => files,
+            Self::Shards { files, .. } | Self::Arrays { files, .. } => files,
             Self::Bundle { index } => vec![index],
         }
     }
@@ -46,7 +52,7 @@ const WEIGHTS: &[&str] = &[
 ];
 
 /// Endings of files that may be a lone checkpoint in a folder.
-const ENDINGS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt", "h5", "hdf5", "index"];
+const ENDINGS: &[&str] = &["safetensors", "bin", "pt", "pth", "ckpt", "h5", "hdf5", "index", "npz"];
 
 /// Files in a model folder that have such an ending and hold no model.
 const NOT_WEIGHTS: &[&str] =
@@ -111,7 +117,13 @@ fn in_directory(folder: &Path) -> Result<Source, Error> {
     let mut lone = candidates(folder)?;
     match (lone.pop(), lone.len()) {
         (Some(path), 0) => in_file(&path),
-        (None, _) => Err(Error::NotFound { path: folder.to_owned(), expected: WEIGHTS.join(", ") }),
+        (None, _) => match arrays(folder)? {
+            files if files.is_empty() => Err(Error::NotFound {
+                path: folder.to_owned(),
+                expected: format!("{}, or arrays *.npy", WEIGHTS.join(", ")),
+            }),
+            files => Ok(Source::Arrays { folder: folder.to_owned(), files }),
+        },
         (Some(one), more) => Err(Error::NotFound {
             path: folder.to_owned(),
             expected: format!(
@@ -148,6 +160,37 @@ fn candidates(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     if let Some(index) = found.iter().find(|p| p.to_string_lossy().ends_with(".index.json")).cloned() {
         return Ok(vec![index]);
     }
+    Ok(found)
+}
+
+/// How many arrays a folder may hold, and how deep: each is mapped, and the system maps 65530 files.
+const MAX_ARRAYS: usize = 20_000;
+const MAX_DEPTH: usize = 32;
+
+/// Every `.npy` below a folder. Links to folders are not followed, so that circles end.
+fn arrays(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let (mut found, mut folders) = (Vec::new(), vec![(folder.to_owned(), 0)]);
+    while let Some((folder, depth)) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).map_err(Error::io(&folder, "list"))? {
+            let entry = entry.map_err(Error::io(&folder, "list"))?;
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                if depth < MAX_DEPTH {
+                    folders.push((path, depth + 1));
+                }
+            } else if path.extension().is_some_and(|e| e == "npy") {
+                found.push(path);
+            }
+            if found.len() > MAX_ARRAYS || folders.len() > MAX_ARRAYS {
+                return Err(Error::damaged(
+                    &folder,
+                    "folder",
+                    format!("it holds more than {MAX_ARRAYS} arrays or folders"),
+                ));
+            }
+        }
+    }
+    found.sort();
     Ok(found)
 }
 
@@ -243,7 +286,10 @@ pub(crate) fn sniff(map: &MappedFile) -> Result<Format, Error> {
         return unknown("the file is empty");
     }
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
-        return Ok(Format::TorchZip);
+        return Ok(if npz::is_npz(map) { Format::Npz } else { Format::TorchZip });
+    }
+    if bytes.starts_with(npy::MAGIC) {
+        return Ok(Format::Npy);
     }
     if has_hdf5_signature(bytes) {
         return Ok(Format::Hdf5);
@@ -278,7 +324,6 @@ pub(crate) fn sniff(map: &MappedFile) -> Result<Format, Error> {
 /// Formats that people hand over by mistake.
 const FOREIGN: &[(&[u8], &str, &str)] = &[
     (b"GGUF", "a GGUF file", "convert from the model that it was made of"),
-    (b"\x93NUMPY", "a NumPy array", "save it as safetensors with safetensors.numpy.save_file"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),

@@ -21,6 +21,10 @@ pub enum Format {
     Hdf5,
     /// TensorFlow's `.index` and `.data-…` files.
     TensorBundle,
+    /// NumPy's archives, `.npz`.
+    Npz,
+    /// NumPy's arrays, `.npy`: one, or a folder of them.
+    Npy,
 }
 
 impl Format {
@@ -32,6 +36,8 @@ impl Format {
             Self::TorchLegacy => "torch-legacy",
             Self::Hdf5 => "hdf5",
             Self::TensorBundle => "tensor-bundle",
+            Self::Npz => "npz",
+            Self::Npy => "npy",
         }
     }
 

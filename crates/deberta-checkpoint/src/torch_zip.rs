@@ -124,9 +124,6 @@ fn root<'e>(map: &MappedFile, entries: &'e [Entry]) -> Result<&'e str, Error> {
         (None, _) if has("model.weights.h5") => {
             refused("a Keras 3 archive (.keras)", "unzip it and point at the model.weights.h5 inside")
         }
-        (None, _) if entries.iter().any(|e| e.name.ends_with(".npy")) => {
-            refused("a NumPy archive (.npz)", "save the arrays as safetensors with safetensors.numpy.save_file")
-        }
         (None, _) => refused(
             "a zip archive that torch.save did not write (it has no data.pkl)",
             "unpack it if it holds a checkpoint, or save the checkpoint again",
@@ -147,7 +144,7 @@ fn storage(map: &MappedFile, file: usize, entry: &Entry, big_endian: bool) -> Re
     Ok(Storage { file, entry: entry.name.clone(), len: entry.len, big_endian, checksum, kind })
 }
 
-fn readable(map: &MappedFile, entry: &Entry) -> Result<(), Error> {
+pub(crate) fn readable(map: &MappedFile, entry: &Entry) -> Result<(), Error> {
     if entry.encrypted {
         let what = format!("the encrypted entry {}", entry.name);
         return Err(Error::Unsupported { path: map.path.clone(), what, advice: "decrypt the archive first" });

@@ -159,7 +159,7 @@ fn asked(name: &str, usual: u64) -> u64 {
 fn damaged_fixtures_stay_within_bounds() {
     let folder = tempfile::tempdir().unwrap();
     let mut random = Random(asked("DEBERTA_FUZZ_SEED", 1));
-    for path in files_below(&fixtures("checkpoints")) {
+    for path in files_below(&fixtures("checkpoints")).into_iter().chain(files_below(&fixtures("dumps/numpy"))) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if name.ends_with(".json") || name.ends_with(".pb") {
             continue;
@@ -188,8 +188,17 @@ fn damaged_heads_stay_within_bounds() {
     // The same where only the first kilobyte, which is nearly all structure, is damaged.
     let folder = tempfile::tempdir().unwrap();
     let mut random = Random(asked("DEBERTA_FUZZ_SEED", 2));
-    for name in ["torch/nested.legacy.2.bin", "torch/nested.zip.4.bin", "tf/numbers.h5", "models/tf-h5/tf_model.h5"] {
-        let bytes = std::fs::read(fixtures(&format!("checkpoints/{name}"))).unwrap();
+    for name in [
+        "checkpoints/torch/nested.legacy.2.bin",
+        "checkpoints/torch/nested.zip.4.bin",
+        "checkpoints/tf/numbers.h5",
+        "checkpoints/models/tf-h5/tf_model.h5",
+        "dumps/numpy/version-1.npy",
+        "dumps/numpy/version-3.npy",
+        "dumps/numpy/stored.npz",
+        "dumps/numpy/deflated.npz",
+    ] {
+        let bytes = std::fs::read(fixtures(name)).unwrap();
         for _ in 0..asked("DEBERTA_FUZZ_ROUNDS", 300) {
             let split = bytes.len().min(4096);
             let (mut head, tail) = (bytes[..split].to_vec(), &bytes[split..]);

@@ -24,7 +24,11 @@ pub struct Case {
 }
 
 pub fn manifest() -> Vec<Case> {
-    let text = std::fs::read_to_string(deberta_testkit::fixtures("checkpoints/manifest.json")).unwrap();
+    manifest_of("checkpoints")
+}
+
+pub fn manifest_of(folder: &str) -> Vec<Case> {
+    let text = std::fs::read_to_string(deberta_testkit::fixtures(&format!("{folder}/manifest.json"))).unwrap();
     let manifest: Value = serde_json::from_str(&text).unwrap();
     manifest["cases"].as_array().unwrap().iter().map(case).collect()
 }
