@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnose::{Cause, Knowledge, diagnose};
 use crate::judge::{Run, Yardstick};
 use crate::order::{self, Position, Role};
-use crate::tensor::{Dtype, Dump, Tensor};
+use crate::tensor::{Dtype, Dump, Origin, Tensor};
 use crate::{HeatMap, VerifyError};
 
 /// How to compare.
@@ -102,8 +102,10 @@ pub struct Difference {
 pub struct Row {
     /// The name, as the expected dump spells it.
     pub name: String,
-    /// The name in the actual dump, where it is another one.
+    /// What the actual dump's file calls it, where that is another name.
     pub actual_name: Option<String>,
+    /// Where that name was matched by shape and value: the cosine it was guessed by.
+    pub guessed: Option<f64>,
     /// The expected shape.
     pub shape: Vec<usize>,
     /// The actual shape.
@@ -139,6 +141,8 @@ pub struct Row {
     pub heat_map: Option<HeatMap>,
     /// The name that alignment went by.
     pub(crate) canonical: String,
+    /// The name in the actual dump, once it is renamed.
+    pub(crate) key: String,
     /// What else would be within the budget.
     pub(crate) yardstick: Yardstick,
 }
@@ -236,22 +240,25 @@ pub(crate) struct Pair<'a> {
     pub canonical: String,
     pub expected_name: &'a str,
     pub actual_name: &'a str,
+    /// What that name stands for, where it is not the file's own.
+    pub origin: Option<&'a Origin>,
     pub expected: &'a Tensor,
     pub actual: &'a Tensor,
 }
 
 /// Tensors of one name, in any spelling; of one spelling, if there is a choice.
-fn align<'a>(expected: &'a Dump, actual: &'a Dump) -> Vec<Pair<'a>> {
+fn align<'a>(expected: &'a Dump, dump: &'a Dump) -> Vec<Pair<'a>> {
     let mut by_canonical: BTreeMap<String, Vec<(&str, &Tensor)>> = BTreeMap::new();
-    for (name, tensor) in actual.iter() {
-        by_canonical.entry(order::spelling(actual, name)).or_default().push((name, tensor));
+    for (name, tensor) in dump.iter() {
+        by_canonical.entry(order::spelling(dump, name)).or_default().push((name, tensor));
     }
     let mut pairs: Vec<Pair<'a>> = outputs(expected)
         .filter_map(|name| {
             let canonical = order::spelling(expected, name);
             let candidates = by_canonical.get(&canonical)?;
             let &(actual_name, actual) = candidates.iter().find(|(n, _)| *n == name).or(candidates.first())?;
-            Some(Pair { canonical, expected_name: name, actual_name, expected: expected.get(name)?, actual })
+            let origin = dump.origin(actual_name);
+            Some(Pair { canonical, expected_name: name, actual_name, origin, expected: expected.get(name)?, actual })
         })
         .collect();
     pairs.sort_by_cached_key(|pair| Position::of(&pair.canonical));

@@ -44,6 +44,16 @@ pub enum VerifyError {
         /// The number of values.
         found: usize,
     },
+    /// A rule of a rename file that cannot be followed.
+    #[error("{file}:{line}: {reason}")]
+    Rename {
+        /// The file.
+        file: String,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The two dumps have no output in common.
     #[error(
         "no tensor stands in both {expected} and {actual}; the first holds {expected_names}, the second {actual_names}. \

@@ -45,7 +45,7 @@ impl<'a> Run<'a> {
             vote(pairs.iter().map(|p| (p.canonical.as_str(), p.actual))),
         );
         let stored = |t: fn(&Pair<'a>) -> &'a Tensor| pairs.iter().map(t).map(Tensor::dtype).find(|d| d.is_float());
-        let mut notes = Vec::new();
+        let mut notes = [expected.notes.as_slice(), &actual.notes].concat();
         for (which, dtype, stored) in
             [("expected", computed_in.0, stored(|p| p.expected)), ("actual", computed_in.1, stored(|p| p.actual))]
         {
@@ -73,9 +73,11 @@ impl<'a> Run<'a> {
 
     /// Measures and judges the next pair, in the order of computation.
     pub fn compare_pair(&mut self, pair: &Pair<'_>) -> Row {
+        let shown = pair.origin.map_or(pair.actual_name, |origin| &origin.name);
         let mut row = Row {
             name: pair.expected_name.to_owned(),
-            actual_name: (pair.actual_name != pair.expected_name).then(|| pair.actual_name.to_owned()),
+            actual_name: (shown != pair.expected_name).then(|| shown.to_owned()),
+            guessed: pair.origin.and_then(|o| o.guess),
             shape: pair.expected.shape().to_vec(),
             actual_shape: pair.actual.shape().to_vec(),
             dtypes: (pair.expected.dtype(), pair.actual.dtype()),
@@ -93,6 +95,7 @@ impl<'a> Run<'a> {
             positions: None,
             heat_map: None,
             canonical: pair.canonical.clone(),
+            key: pair.actual_name.to_owned(),
             yardstick: Yardstick::none(&pair.canonical, self.computed_in.1),
         };
         if significant(&row.shape) != significant(&row.actual_shape) {

@@ -6,6 +6,7 @@
 //!
 //! The crate knows tensors and names, and no model: it depends on no other crate of this project.
 
+pub mod adapt;
 pub mod budget;
 pub mod compare;
 pub mod diagnose;
@@ -22,4 +23,4 @@ pub use compare::{Comparison, Difference, Finding, Options, Positions, Row, Verd
 pub use diagnose::{Cause, Knowledge, Weights};
 pub use error::VerifyError;
 pub use heat_map::{HeatMap, Panel};
-pub use tensor::{Dtype, Dump, Tensor};
+pub use tensor::{Dtype, Dump, Keeper, Origin, Tensor};

@@ -100,6 +100,13 @@ impl Position {
     }
 }
 
+impl Position {
+    /// Whether every part of the name is known.
+    pub fn is_known(&self) -> bool {
+        self.rest.is_empty() && self.stage != [LAST]
+    }
+}
+
 impl Ord for Position {
     fn cmp(&self, other: &Self) -> Ordering {
         self.stage.cmp(&other.stage).then_with(|| natural(&self.rest, &other.rest))
@@ -113,7 +120,7 @@ impl PartialOrd for Position {
 }
 
 /// Compares texts with runs of digits taken as numbers.
-fn natural(a: &str, b: &str) -> Ordering {
+pub fn natural(a: &str, b: &str) -> Ordering {
     fn key(s: &str) -> Vec<(u64, &str)> {
         let mut parts = Vec::new();
         let mut rest = s;

@@ -162,6 +162,11 @@ fn percent(x: f64) -> String {
     format!("{:.0} %", x * 100.0)
 }
 
+/// How sure it is that another name means this tensor: nothing where the name says so, else that it is a guess.
+pub(crate) fn surety(row: &Row) -> &'static str {
+    if row.guessed.is_some() { " (guess)" } else { "" }
+}
+
 /// A figure with three digits.
 pub(crate) fn figure(x: f64) -> String {
     if x == 0.0 {

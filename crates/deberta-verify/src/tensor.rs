@@ -116,26 +116,41 @@ impl std::fmt::Display for Dtype {
     }
 }
 
-#[derive(Clone)]
-enum Bytes {
-    Mapped(Arc<Mmap>, Range<usize>),
-    Owned(Arc<Vec<u8>>),
-}
+/// Whoever keeps the bytes of a tensor: a mapped file, a vector, a reader of some other format.
+pub type Keeper = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A tensor: its shape, its dtype, and its values in little-endian bytes, mapped or owned. Cheap to clone.
 #[derive(Clone)]
 pub struct Tensor {
     dtype: Dtype,
     shape: Vec<usize>,
-    bytes: Bytes,
+    keeper: Keeper,
+    /// Where in the keeper's bytes its own are.
+    range: Range<usize>,
 }
 
 impl Tensor {
     /// A tensor of `dtype` over bytes that are little-endian and in row-major order. `name` is for the error, which says
     /// that shape and number of bytes disagree.
     pub fn from_bytes(name: &str, dtype: Dtype, shape: Vec<usize>, bytes: Vec<u8>) -> Result<Self, VerifyError> {
-        check_length(name, dtype, &shape, bytes.len())?;
-        Ok(Self { dtype, shape, bytes: Bytes::Owned(Arc::new(bytes)) })
+        let range = 0..bytes.len();
+        Self::kept(name, dtype, shape, Arc::new(bytes), range)
+    }
+
+    /// The same over a part of somebody else's bytes, which stay where they are.
+    ///
+    /// # Errors
+    /// Shape and number of bytes disagree, or the range lies outside.
+    pub fn kept(
+        name: &str,
+        dtype: Dtype,
+        shape: Vec<usize>,
+        keeper: Keeper,
+        range: Range<usize>,
+    ) -> Result<Self, VerifyError> {
+        let within = (*keeper).as_ref().get(range.clone()).map_or(0, <[u8]>::len);
+        check_length(name, dtype, &shape, within)?;
+        Ok(Self { dtype, shape, keeper, range })
     }
 
     /// A copy of an `f64` array.
@@ -154,7 +169,7 @@ impl Tensor {
     }
 
     fn owned(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
-        Self { dtype, shape: shape.to_vec(), bytes: Bytes::Owned(Arc::new(bytes)) }
+        Self { dtype, shape: shape.to_vec(), range: 0..bytes.len(), keeper: Arc::new(bytes) }
     }
 
     /// The dtype that the values are stored in.
@@ -178,10 +193,7 @@ impl Tensor {
     }
 
     fn data(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(map, range) => &map[range.clone()],
-            Bytes::Owned(bytes) => bytes,
-        }
+        (*self.keeper).as_ref().get(self.range.clone()).unwrap_or_default()
     }
 
     /// The values in row-major order, widened to `f64`. Exact for every float dtype and for integers below 2^53.
@@ -189,6 +201,31 @@ impl Tensor {
         let data = self.data();
         let dtype = self.dtype;
         data.chunks_exact(dtype.size()).map(move |c| widen(dtype, c))
+    }
+
+    /// The value at place `k` of the row-major order, widened to `f64`; NaN beyond the end.
+    pub fn value(&self, k: usize) -> f64 {
+        let size = self.dtype.size();
+        let bytes = k.checked_mul(size).and_then(|start| self.data().get(start..start.checked_add(size)?));
+        bytes.map_or(f64::NAN, |bytes| widen(self.dtype, bytes))
+    }
+
+    /// The values of an integer or boolean tensor; `None` for one of floating-point numbers.
+    pub fn integers(&self) -> Option<Vec<i64>> {
+        let each = |c: &[u8]| match (self.dtype, c) {
+            (Dtype::I64, &[a, b, c, d, e, f, g, h]) => i64::from_le_bytes([a, b, c, d, e, f, g, h]),
+            // The others fit in an f64.
+            _ => widen(self.dtype, c) as i64,
+        };
+        (!self.dtype.is_float()).then(|| self.data().chunks_exact(self.dtype.size()).map(each).collect())
+    }
+
+    /// The same values in another order: place `k` of the result is place `from(k)` of this one.
+    pub(crate) fn reordered(&self, shape: Vec<usize>, from: impl Iterator<Item = usize>) -> Self {
+        let size = self.dtype.size();
+        let data = self.data();
+        let bytes: Vec<u8> = from.flat_map(|k| data[k * size..(k + 1) * size].iter().copied()).collect();
+        Self { dtype: self.dtype, shape, range: 0..bytes.len(), keeper: Arc::new(bytes) }
     }
 
     /// The values as an `f64` array.
@@ -252,8 +289,20 @@ fn check_length(name: &str, dtype: Dtype, shape: &[usize], bytes: usize) -> Resu
 pub struct Dump {
     /// Where the tensors came from, for messages: a file name, or a few words.
     pub source: String,
+    /// What its reader has to say, for the notes of a comparison.
+    pub notes: Vec<String>,
     tensors: BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
+    origins: BTreeMap<String, Origin>,
+}
+
+/// Where a tensor that is compared under another name has it from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Origin {
+    /// Its name in the file.
+    pub name: String,
+    /// Where the name was guessed: the cosine of the angle between its values and the expected ones.
+    pub guess: Option<f64>,
 }
 
 impl Dump {
@@ -287,9 +336,8 @@ impl Dump {
             let dtype = dtype_of(path, name, tensor.dtype())?;
             let start = tensor.data().as_ptr().addr() - map.as_ptr().addr();
             let range = start..start + tensor.data().len();
-            check_length(name, dtype, tensor.shape(), range.len())?;
-            let bytes = Bytes::Mapped(Arc::clone(&map), range);
-            dump.tensors.insert(name.to_owned(), Tensor { dtype, shape: tensor.shape().to_vec(), bytes });
+            let keeper: Keeper = Arc::<Mmap>::clone(&map);
+            dump.tensors.insert(name.to_owned(), Tensor::kept(name, dtype, tensor.shape().to_vec(), keeper, range)?);
         }
         dump.metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
         Ok(dump)
@@ -303,6 +351,34 @@ impl Dump {
     /// Takes a tensor out.
     pub fn remove(&mut self, name: &str) -> Option<Tensor> {
         self.tensors.remove(name)
+    }
+
+    /// Puts another tensor in the place of one, which keeps its name and where it has that from.
+    pub(crate) fn replace(&mut self, name: &str, tensor: Tensor) {
+        self.tensors.insert(name.to_owned(), tensor);
+    }
+
+    /// Gives a tensor another name, in the place of one that has it; what it was called is kept.
+    pub fn rename(&mut self, from: &str, to: &str, guess: Option<f64>) {
+        if let Some(tensor) = self.tensors.remove(from) {
+            let name = self.origins.remove(from).map_or_else(|| from.to_owned(), |origin| origin.name);
+            self.origins.insert(to.to_owned(), Origin { name, guess });
+            self.tensors.insert(to.to_owned(), tensor);
+        }
+    }
+
+    /// Gives many tensors new names at once, so that names may be exchanged.
+    pub fn rename_all<'n>(&mut self, names: impl Iterator<Item = (&'n str, &'n str)>) {
+        let taken: Vec<_> = names.filter_map(|(from, to)| Some((from, to, self.tensors.remove(from)?))).collect();
+        for (from, to, tensor) in taken {
+            self.origins.insert(to.to_owned(), Origin { name: from.to_owned(), guess: None });
+            self.tensors.insert(to.to_owned(), tensor);
+        }
+    }
+
+    /// What a tensor was called before it was renamed.
+    pub fn origin(&self, name: &str) -> Option<&Origin> {
+        self.origins.get(name)
     }
 
     /// The tensor of that name.

@@ -14,7 +14,7 @@ use crate::{Dtype, Positions, budget, measure};
 /// The cause of a difference in shape, where the values say it.
 pub fn of_shapes(expected: &Dump, actual: &Dump, row: &Row) -> Option<Cause> {
     let x = expected.get(&row.name)?;
-    let y = actual.get(row.actual_name.as_deref().unwrap_or(&row.name))?;
+    let y = actual.get(&row.key)?;
     if x.len() != y.len() || x.shape().len() != y.shape().len() || x.is_empty() {
         return None;
     }
@@ -64,7 +64,7 @@ pub fn of_lists(expected: &Dump, actual: &Dump, comparison: &Comparison) -> Opti
         let moved = |i: usize| {
             let other = rows.get(&usize::try_from(i as i64 + by).ok()?)?;
             let own = rows[&i];
-            Some(own.holds(expected.get(&other.name)?, actual.get(own.actual_name.as_deref().unwrap_or(&own.name))?))
+            Some(own.holds(expected.get(&other.name)?, actual.get(&own.key)?))
         };
         let answers: Vec<bool> = rows.keys().filter_map(|&i| moved(i)).collect();
         if !answers.is_empty() && answers.iter().all(|a| *a) && rows.len() > 1 {
@@ -84,7 +84,7 @@ pub fn of_lists(expected: &Dump, actual: &Dump, comparison: &Comparison) -> Opti
 /// Patterns in the values of the first divergent tensor. `exact` says that its formula was computed with the model's own
 /// weights, so that a missing bias would have been found by name.
 pub fn of_values(expected: &Dump, actual: &Dump, row: &Row, depth: Depth, exact: bool, found: &[Match]) -> Vec<Match> {
-    let tensors = expected.get(&row.name).zip(actual.get(row.actual_name.as_deref().unwrap_or(&row.name)));
+    let tensors = expected.get(&row.name).zip(actual.get(&row.key));
     let Some((x, y)) = tensors else { return Vec::new() };
     if !x.dtype().is_float() || x.len() > LARGEST {
         return Vec::new();

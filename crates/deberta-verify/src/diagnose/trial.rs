@@ -81,7 +81,7 @@ impl<'w, 'a> Trial<'w, 'a> {
 
     /// What the actual dump holds under the name of a row; other names of the same step may hold something else.
     pub fn found(&self, row: &Row, node: Node) -> Option<ArrayD<f64>> {
-        let tensor = self.dumps.1.get(row.actual_name.as_deref().unwrap_or(&row.name))?;
+        let tensor = self.dumps.1.get(&row.key)?;
         world::load(tensor, node, &self.world.batch)
     }
 

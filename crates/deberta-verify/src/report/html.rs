@@ -10,7 +10,7 @@
 
 use std::fmt::Write;
 
-use super::{chart, count, details, figure, leaf, likely, percent, pictures, score_terms, shape, verdict_word};
+use super::{chart, count, details, figure, leaf, likely, percent, pictures, score_terms, shape, surety, verdict_word};
 use crate::compare::{Comparison, Positions, Row, Verdict};
 use crate::order::some_names;
 
@@ -172,7 +172,7 @@ fn table_row(i: usize, row: &Row, page: &mut String) {
     ];
     let _ = write!(page, "<tr id=\"t{i}\" class=\"{class}\"><td>{}", breakable(&row.name));
     if let Some(actual) = &row.actual_name {
-        let _ = write!(page, "<br><span class=\"soft\">there {}</span>", breakable(actual));
+        let _ = write!(page, "<br><span class=\"soft\">there {}{}</span>", breakable(actual), surety(row));
     }
     page.push_str("</td>");
     for (label, cell) in COLUMNS.iter().zip(&cells) {

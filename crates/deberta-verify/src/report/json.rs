@@ -66,6 +66,9 @@ fn tensor(row: &Row) -> Value {
     if let Some(name) = &row.actual_name {
         put("actual_name", json!(name));
     }
+    if let Some(cosine) = row.guessed {
+        put("guessed", json!(cosine));
+    }
     Value::Object(object)
 }
 

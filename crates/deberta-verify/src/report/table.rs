@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Part, details, figure, leaf, printable, score_terms, shape, summary, verdict_word};
+use super::{Part, details, figure, leaf, printable, score_terms, shape, summary, surety, verdict_word};
 use crate::compare::{Comparison, Row, Verdict};
 use crate::order::some_names;
 
@@ -129,7 +129,8 @@ fn tensor(row: &Row, first: bool, page: &mut Page) {
     let (error, budget) = (figure(row.max_abs), figure(row.budget));
     let _ = writeln!(page.out, "{mark}{name:<NAME$}{:<SHAPE$}{error:>9} {budget:>9}  {word}", shape(&row.shape));
     if let Some(actual) = &row.actual_name {
-        page.line(DIM, &format!("    there {}", fit(actual, WIDTH - 10)));
+        let surety = surety(row);
+        page.line(DIM, &format!("    there {}{surety}", fit(actual, WIDTH - 10 - surety.len())));
     }
 }
 
