@@ -59,14 +59,25 @@ pub enum Error {
     #[cfg(not(feature = "cuda"))]
     #[error("this program was built without CUDA (cargo feature `cuda`); use --device cpu")]
     NoCuda,
-    /// Not a tensor file.
-    #[error("{}: not a readable safetensors file: {source}", path.display())]
+    /// A tensor file that cannot be written.
+    #[error("{}: cannot be written as safetensors: {source}", path.display())]
     TensorFile {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
         source: safetensors::SafeTensorError,
     },
+    /// Not a dump.
+    #[error("{}: {}", path.display(), deberta_checkpoint::OneLine(problem))]
+    Dump {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Dumps that cannot be compared, or one whose tensors contradict themselves.
+    #[error(transparent)]
+    Verify(#[from] deberta_verify::VerifyError),
     /// A tensor of a type that its name cannot have.
     #[error("{}: `{tensor}` is {found}, expected {expected}", path.display())]
     TensorType {

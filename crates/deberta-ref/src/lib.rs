@@ -17,6 +17,7 @@
 //! ```
 
 mod device;
+mod dump;
 mod error;
 mod known_weights;
 mod model_directory;
@@ -33,10 +34,11 @@ pub use deberta_model::{
 pub use deberta_tokenizer as tokenizer;
 pub use deberta_verify as verify;
 pub use device::{DeviceName, Place};
+pub use dump::open_dump;
 pub use error::Error;
 pub use known_weights::KnownWeights;
 pub use model_directory::ModelDirectory;
 #[cfg(feature = "cuda")]
 pub use run::run_on;
 pub use run::{Precision, Recorded, Request, run};
-pub use tensor_file::{INPUT_NAMES, NamedTensors, TensorData, read_inputs};
+pub use tensor_file::{INPUT_NAMES, NamedTensors, TensorData, inputs_of, read_inputs};

@@ -1,15 +1,15 @@
-//! Tensor files: the inputs of a forward pass, read from safetensors, and its outputs, written to it.
+//! Tensor files: the inputs of a forward pass, read from a dump, and its outputs, written to safetensors.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
 use deberta_model::{Inputs, Labels, Real};
-use half::{bf16, f16};
+use deberta_verify::{Dump, Tensor};
 use ndarray::{ArrayD, IxDyn};
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::{Dtype, View};
 
+use crate::dump::open_dump;
 use crate::error::Error;
 
 /// The names of the inputs. `input_mask` is Microsoft's name for the encoder's mask: where it is given,
@@ -27,18 +27,21 @@ pub const INPUT_NAMES: [&str; 10] = [
     "end_positions",
 ];
 
-/// Reads the inputs that `path` holds. Other tensors, such as the outputs beside them in a golden, are left alone; their
-/// names are returned.
+/// Reads the inputs that `path` holds, a dump of any form ([`open_dump`]). Other tensors, such as the outputs beside them in a
+/// golden, are left alone; their names are returned.
 ///
 /// # Errors
 /// A file that cannot be read, an input of a type it cannot have, or no input at all.
 pub fn read_inputs<T: Real>(path: &Path) -> Result<(Inputs<T>, Vec<String>), Error> {
-    let file = std::fs::File::open(path).map_err(Error::io(path))?;
-    // SAFETY: the file is only read; if another process shortens it meanwhile, the system ends this one.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io(path))?;
-    let tensors =
-        SafeTensors::deserialize(&map).map_err(|source| Error::TensorFile { path: path.to_owned(), source })?;
-    let reader = Reader { path, tensors: &tensors };
+    inputs_of(&open_dump(path)?, path)
+}
+
+/// The same for a dump that is open. `path` is for messages.
+///
+/// # Errors
+/// An input of a type it cannot have, or no input at all.
+pub fn inputs_of<T: Real>(dump: &Dump, path: &Path) -> Result<(Inputs<T>, Vec<String>), Error> {
+    let reader = Reader { path, dump };
     let mut inputs = Inputs {
         input_ids: reader.int("input_ids")?,
         inputs_embeds: reader.float("inputs_embeds")?,
@@ -57,87 +60,64 @@ pub fn read_inputs<T: Real>(path: &Path) -> Result<(Inputs<T>, Vec<String>), Err
     if inputs.input_ids.is_none() && inputs.inputs_embeds.is_none() {
         return Err(Error::NoInputs { path: path.to_owned(), expected: "`input_ids`, `inputs_embeds`".to_owned() });
     }
-    let others = tensors.names().into_iter().filter(|n| !INPUT_NAMES.contains(n)).map(str::to_owned).collect();
+    let others = dump.iter().map(|(name, _)| name).filter(|n| !INPUT_NAMES.contains(n)).map(str::to_owned).collect();
     Ok((inputs, others))
 }
 
 struct Reader<'a> {
     path: &'a Path,
-    tensors: &'a SafeTensors<'a>,
+    dump: &'a Dump,
 }
 
 impl Reader<'_> {
-    fn view(&self, name: &str) -> Option<TensorView<'_>> {
-        self.tensors.tensor(name).ok()
-    }
-
     fn wrong(&self, name: &str, found: impl Into<String>, expected: &'static str) -> Error {
         Error::TensorType { path: self.path.to_owned(), tensor: name.to_owned(), found: found.into(), expected }
     }
 
     fn int(&self, name: &str) -> Result<Option<ArrayD<i64>>, Error> {
-        let Some(view) = self.view(name) else { return Ok(None) };
-        let wrong = || self.wrong(name, view.dtype().to_string(), "whole numbers (I64, or another integer type)");
-        integers(&view).map(Some).ok_or_else(wrong)
+        let Some(tensor) = self.dump.get(name) else { return Ok(None) };
+        let wrong = || self.wrong(name, tensor.dtype().to_string(), "whole numbers (I64, or another integer type)");
+        integers(tensor).map(Some).ok_or_else(wrong)
     }
 
     fn float<T: Real>(&self, name: &str) -> Result<Option<ArrayD<T>>, Error> {
-        let Some(view) = self.view(name) else { return Ok(None) };
-        let wrong = || self.wrong(name, view.dtype().to_string(), "floating-point numbers (F64, F32, F16 or BF16)");
-        floats(&view).map(|a| Some(a.mapv(T::of))).ok_or_else(wrong)
+        let Some(tensor) = self.dump.get(name) else { return Ok(None) };
+        if !tensor.dtype().is_float() {
+            let expected = "floating-point numbers (F64, F32, F16 or BF16)";
+            return Err(self.wrong(name, tensor.dtype().to_string(), expected));
+        }
+        Ok(Some(tensor.to_f64().mapv(T::of)))
     }
 
     /// Zeros and ones, in any type.
     fn mask(&self, name: &str) -> Result<Option<ArrayD<i64>>, Error> {
-        let Some(view) = self.view(name) else { return Ok(None) };
-        if let Some(mask) = integers(&view) {
+        let Some(tensor) = self.dump.get(name) else { return Ok(None) };
+        if let Some(mask) = integers(tensor) {
             return Ok(Some(mask));
         }
-        let expected = "a mask of 0 (hidden) and 1 (visible)";
-        let mask = floats(&view).ok_or_else(|| self.wrong(name, view.dtype().to_string(), expected))?;
+        let mask = tensor.to_f64();
         match mask.iter().find(|&&v| v != 0.0 && v != 1.0) {
-            Some(other) => Err(self.wrong(name, format!("a mask that holds {other}"), expected)),
+            Some(other) => {
+                Err(self.wrong(name, format!("a mask that holds {other}"), "a mask of 0 (hidden) and 1 (visible)"))
+            }
             None => Ok(Some(mask.mapv(|v| i64::from(v == 1.0)))),
         }
     }
 
     fn labels(&self, name: &str) -> Result<Option<Labels>, Error> {
-        let Some(view) = self.view(name) else { return Ok(None) };
-        if let Some(labels) = integers(&view) {
-            return Ok(Some(Labels::Int(labels)));
-        }
-        let expected = "whole or floating-point numbers";
-        let values = floats(&view).ok_or_else(|| self.wrong(name, view.dtype().to_string(), expected))?;
-        Ok(Some(Labels::Float { values, single_precision: view.dtype() == Dtype::F32 }))
+        let Some(tensor) = self.dump.get(name) else { return Ok(None) };
+        Ok(Some(match integers(tensor) {
+            Some(labels) => Labels::Int(labels),
+            None => Labels::Float {
+                values: tensor.to_f64(),
+                single_precision: tensor.dtype() == deberta_verify::Dtype::F32,
+            },
+        }))
     }
 }
 
-fn each<const N: usize, T>(view: &TensorView<'_>, f: impl Fn([u8; N]) -> T) -> ArrayD<T> {
-    let values = view.data().as_chunks::<N>().0.iter().map(|&bytes| f(bytes)).collect();
-    ArrayD::from_shape_vec(IxDyn(view.shape()), values).expect("safetensors checks the length against the shape")
-}
-
-fn integers(view: &TensorView<'_>) -> Option<ArrayD<i64>> {
-    Some(match view.dtype() {
-        Dtype::I64 => each(view, i64::from_le_bytes),
-        Dtype::I32 => each(view, |b| i32::from_le_bytes(b).into()),
-        Dtype::U32 => each(view, |b| u32::from_le_bytes(b).into()),
-        Dtype::I16 => each(view, |b| i16::from_le_bytes(b).into()),
-        Dtype::U16 => each(view, |b| u16::from_le_bytes(b).into()),
-        Dtype::I8 => each(view, |b| i8::from_le_bytes(b).into()),
-        Dtype::U8 | Dtype::BOOL => each(view, |[b]| b.into()),
-        _ => return None,
-    })
-}
-
-fn floats(view: &TensorView<'_>) -> Option<ArrayD<f64>> {
-    Some(match view.dtype() {
-        Dtype::F64 => each(view, f64::from_le_bytes),
-        Dtype::F32 => each(view, |b| f32::from_le_bytes(b).into()),
-        Dtype::F16 => each(view, |b| f16::from_le_bytes(b).into()),
-        Dtype::BF16 => each(view, |b| bf16::from_le_bytes(b).into()),
-        _ => return None,
-    })
+fn integers(tensor: &Tensor) -> Option<ArrayD<i64>> {
+    ArrayD::from_shape_vec(IxDyn(tensor.shape()), tensor.integers()?).ok()
 }
 
 /// A tensor to be written: little-endian bytes of one of the two precisions.

@@ -5,11 +5,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use deberta_ref::{Head, KnownWeights, ModelDirectory, Profile};
+use deberta_ref::{Head, KnownWeights, ModelDirectory, Profile, open_dump};
+use deberta_verify::adapt::Renames;
 use deberta_verify::report::{self, Style};
 use deberta_verify::{Comparison, Dump, Knowledge, Options, Verdict};
 
+use super::naming::NamingArgs;
+
 /// Compare two tensor files; name the first tensor that diverges and the likely cause.
+///
+/// Each is safetensors, NumPy's .npz, a folder of .npy, the JSON of transformers' model-addition debugger, or what torch.save
+/// writes.
 ///
 /// Tensors are matched by name (module paths of Hugging Face's DeBERTa-v2, hidden_states.N, logits, …) and compared in
 /// the order of computation. What a tensor may be off by follows from the dtypes and from the noise of the tensors that
@@ -31,6 +37,11 @@ pub struct Args {
     /// What stands on top of the encoder of --model [default: what config.json and the weights say]
     #[arg(long, requires = "model")]
     head: Option<Head>,
+    /// Rename the tensors of EXPECTED too
+    #[arg(long, value_name = "RULES")]
+    rename_expected: Option<PathBuf>,
+    #[command(flatten)]
+    naming: NamingArgs,
     #[command(flatten)]
     shown: Shown,
 }
@@ -117,9 +128,14 @@ impl Shown {
 /// # Errors
 /// A file cannot be read, or the two have nothing in common.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let expected = Dump::open_safetensors(&args.expected)?;
-    let actual = Dump::open_safetensors(&args.actual)?;
-    let reference = args.reference.as_deref().map(Dump::open_safetensors).transpose()?;
+    let mut expected = open_dump(&args.expected)?;
+    let mut actual = open_dump(&args.actual)?;
+    if let Some(rules) = args.rename_expected.as_deref().map(Renames::read).transpose()? {
+        rules.apply(&mut expected)?;
+    }
+    let renamed = args.naming.rename(&mut actual)?;
+    args.naming.adapt(&expected, &mut actual, renamed)?;
+    let reference = args.reference.as_deref().map(open_dump).transpose()?;
     let directory = args.model.as_deref().map(ModelDirectory::open).transpose()?;
     let weights = directory
         .as_ref()

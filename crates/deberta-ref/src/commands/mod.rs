@@ -4,6 +4,7 @@ pub mod compare;
 pub mod compare_profiles;
 pub mod decode;
 pub mod inspect;
+mod naming;
 pub mod profiles;
 pub mod run;
 pub mod tokenize;

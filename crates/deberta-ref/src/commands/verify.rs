@@ -7,25 +7,27 @@ use std::process::ExitCode;
 use deberta_checkpoint::Element;
 use deberta_ref::{
     DeviceName, Head, Inputs, Keep, KnownWeights, ModelDirectory, Observer, Outputs, Place, Precision, Real, Trace,
-    read_inputs,
+    inputs_of, open_dump,
 };
-use deberta_verify::order::{canonical, spelling};
+use deberta_verify::adapt::spellings;
+use deberta_verify::order::{self, Position, Role, canonical};
 use deberta_verify::report::incomparable_json;
 use deberta_verify::{Dump, Tensor, compare};
 use ndarray::{ArrayView, ArrayViewD, Dimension};
 
 use super::compare::Shown;
+use super::naming::NamingArgs;
 use super::run::ModelArgs;
 
 /// Run a model on the inputs that a file holds, and compare with the rest of it.
 ///
 /// FILE is a dump of another implementation: the inputs, and as many outputs and intermediates as there are, by the names
-/// that `deberta-ref run --trace '*'` gives them. Exit code 0: within budget; 1: beyond; 2: not comparable.
+/// that `deberta-ref run --trace '*'` gives them, or by others: see --rename. Exit code 0: within budget; 1: beyond; 2: not comparable.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The safetensors file with inputs and outputs
+    /// The file or folder with inputs and outputs: safetensors, .npz, .npy, the debugger's JSON, torch.save
     #[arg(long, value_name = "FILE")]
     golden: PathBuf,
     /// The number type to compute in: f32 or f64 on the processor; f32, tf32, f16 or bf16 on a GPU
@@ -37,6 +39,8 @@ pub struct Args {
     /// The reference's own f32 run, where FILE is its f64 run: budgets become a multiple of the distance of the two
     #[arg(long, value_name = "FILE")]
     reference: Option<PathBuf>,
+    #[command(flatten)]
+    naming: NamingArgs,
     #[command(flatten)]
     shown: Shown,
 }
@@ -56,7 +60,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn verify(args: &Args) -> anyhow::Result<ExitCode> {
-    let golden = Dump::open_safetensors(&args.golden)?;
+    let mut golden = open_dump(&args.golden)?;
+    let renamed = args.naming.rename(&mut golden)?;
     let (directory, head) = args.model.open()?;
     let ours = match args.device.open(args.precision, |note| eprintln!("note: {note}"))? {
         Place::Cpu if args.precision == Precision::F64 => on_cpu::<f64>(args, &golden, &directory, head)?,
@@ -71,7 +76,8 @@ fn verify(args: &Args) -> anyhow::Result<ExitCode> {
             computed(args, head, &golden, forward)?
         }
     };
-    let reference = args.reference.as_deref().map(Dump::open_safetensors).transpose()?;
+    args.naming.adapt(&ours, &mut golden, renamed)?;
+    let reference = args.reference.as_deref().map(open_dump).transpose()?;
     // Ours is what is expected: the question is what the other implementation did.
     let weights = KnownWeights::new(&directory, head, &args.model.profile)?;
     let knowledge = weights.knowledge();
@@ -99,10 +105,10 @@ fn computed<T: Real>(
     golden: &Dump,
     forward: impl FnOnce(&Inputs<T>, Keep, &mut Trace<'_, T>) -> Result<Outputs<T>, deberta_ref::Error>,
 ) -> anyhow::Result<Dump> {
-    let (inputs, _): (Inputs<T>, _) = read_inputs(&args.golden)?;
-    let wanted: BTreeSet<String> = golden.iter().map(|(name, _)| spelling(golden, name)).collect();
-    let holds = |start: &str| wanted.iter().any(|name| name.starts_with(start));
-    let keep = Keep { hidden_states: holds("hidden_states."), attentions: holds("attentions.") };
+    let (inputs, _): (Inputs<T>, _) = inputs_of(golden, &args.golden)?;
+    let wanted = Wanted::of(golden, args.naming.guesses());
+    let keep =
+        Keep { hidden_states: wanted.any_starts("hidden_states."), attentions: wanted.any_starts("attentions.") };
     let source = format!("{} ({head}, {}, {})", args.model.model.display(), args.model.profile, args.precision);
     let mut recorder = Recorder { wanted: &wanted, dump: Dump::new(source) };
     let outputs = forward(&inputs, keep, &mut Trace::to(&mut recorder))?;
@@ -119,18 +125,46 @@ fn computed<T: Real>(
 /// Inputs that a comparison looks at to tell valid positions from padded ones.
 const INPUTS_USED_BY_REPORTS: [&str; 1] = ["attention_mask"];
 
+/// What of our own computation may have a counterpart.
+struct Wanted {
+    /// By name, in one spelling.
+    names: BTreeSet<String>,
+    /// By the number of elements, where a foreign name may be guessed.
+    sizes: BTreeSet<usize>,
+}
+
+impl Wanted {
+    fn of(golden: &Dump, guess: bool) -> Self {
+        let foreign = |(name, tensor): (&str, &Tensor)| {
+            let spelled = || spellings(golden, name).iter().any(|s| Position::of(s).is_known());
+            let known = order::role(name) == Role::Input || spelled();
+            (guess && !known).then(|| tensor.len())
+        };
+        Self {
+            names: golden.iter().flat_map(|(name, _)| spellings(golden, name)).collect(),
+            sizes: golden.iter().filter_map(foreign).collect(),
+        }
+    }
+
+    fn any_starts(&self, start: &str) -> bool {
+        self.names.iter().any(|name| name.starts_with(start))
+    }
+}
+
 struct Recorder<'a> {
-    wanted: &'a BTreeSet<String>,
+    wanted: &'a Wanted,
     dump: Dump,
 }
 
 impl<T: Real> Observer<T> for Recorder<'_> {
     fn wants(&self, path: &str) -> bool {
-        self.wanted.contains(&canonical(path))
+        !self.wanted.sizes.is_empty() || self.wanted.names.contains(&canonical(path))
     }
 
     fn observe(&mut self, path: &str, value: ArrayViewD<'_, T>) {
-        self.dump.insert(path, tensor(&value));
+        if self.wanted.sizes.contains(&value.len()) || self.wanted.names.contains(&canonical(path)) {
+            self.dump.insert(path, tensor(&value));
+        }
     }
 }
 

@@ -17,18 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use rename::Renames;
 
-use crate::VerifyError;
-use crate::order::{self, Role, canonical};
+use crate::order::{self, Role, canonical, spelling};
 use crate::tensor::{Dump, Tensor};
-
-/// What may be done with names.
-#[derive(Clone, Copy, Debug)]
-pub struct Naming<'a> {
-    /// The user's own rules.
-    pub renames: Option<&'a Renames>,
-    /// Whether names that no rule and no dialect knows are guessed.
-    pub guess: bool,
-}
 
 /// How a tensor got its name.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -63,23 +53,18 @@ pub struct Adapted {
     pub unmatched: Vec<(String, Vec<usize>)>,
 }
 
-/// Brings the names and layouts of `actual` to those of `expected`. Notes are left in `actual`.
-///
-/// # Errors
-/// Two tensors that the rename file gives one name.
-pub fn adapt(expected: &Dump, actual: &mut Dump, naming: Naming<'_>) -> Result<Adapted, VerifyError> {
-    let mut adapted = Adapted::default();
-    if let Some(renames) = naming.renames {
-        adapted.matches = renames.apply(actual)?;
-    }
+/// Brings the names and layouts of `actual` to those of `expected`, beyond what a rename file has `renamed` in it already;
+/// names that are still foreign are matched by shape and value if `may_guess`. Notes are left in `actual`.
+pub fn adapt(expected: &Dump, actual: &mut Dump, renamed: Vec<Match>, may_guess: bool) -> Adapted {
+    let mut adapted = Adapted { matches: renamed, unmatched: Vec::new() };
     by_dialect(expected, actual, &mut adapted);
-    if naming.guess {
+    if may_guess {
         by_guess(expected, actual, &mut adapted);
     }
     adapted.unmatched =
         unmatched(actual, expected).map(|(name, tensor)| (name.to_owned(), tensor.shape().to_vec())).collect();
     layout::relayout(expected, actual);
-    Ok(adapted)
+    adapted
 }
 
 /// A rename file, for review, that says what was found; what was not found stands in it as a comment.
@@ -111,9 +96,9 @@ pub fn proposal(adapted: &Adapted) -> String {
     text
 }
 
-/// A name as it is and as its dialect has it, each in the one spelling that names are compared in.
-pub fn spellings(name: &str) -> [String; 2] {
-    [canonical(name), canonical(&dialect::translate(name))]
+/// The name of a tensor of `dump` as it is and as its dialect has it, each in the one spelling that names are compared in.
+pub fn spellings(dump: &Dump, name: &str) -> [String; 2] {
+    [spelling(dump, name), canonical(&dialect::translate(name))]
 }
 
 fn outputs(dump: &Dump) -> impl Iterator<Item = (&str, &Tensor)> {
@@ -122,15 +107,16 @@ fn outputs(dump: &Dump) -> impl Iterator<Item = (&str, &Tensor)> {
 
 /// Outputs of one dump that stand in the other under no spelling.
 fn unmatched<'d>(dump: &'d Dump, other: &Dump) -> impl Iterator<Item = (&'d str, &'d Tensor)> {
-    let known: BTreeSet<String> = other.iter().map(|(name, _)| canonical(name)).collect();
-    outputs(dump).filter(move |(name, _)| !known.contains(&canonical(name)))
+    let known: BTreeSet<String> = other.iter().map(|(name, _)| spelling(other, name)).collect();
+    outputs(dump).filter(move |(name, _)| !known.contains(&spelling(dump, name)))
 }
 
 fn by_dialect(expected: &Dump, actual: &mut Dump, adapted: &mut Adapted) {
-    let wanted: BTreeMap<String, &str> = expected.iter().map(|(name, _)| (canonical(name), name)).collect();
-    let mut taken: BTreeSet<String> = actual.iter().map(|(name, _)| canonical(name)).collect();
+    let wanted: BTreeMap<String, &str> = expected.iter().map(|(name, _)| (spelling(expected, name), name)).collect();
+    let mut taken: BTreeSet<String> = actual.iter().map(|(name, _)| spelling(actual, name)).collect();
+    let names = actual.iter().map(|(name, _)| name);
     let foreign: Vec<String> =
-        actual.iter().map(|(n, _)| n).filter(|n| !wanted.contains_key(&canonical(n))).map(str::to_owned).collect();
+        names.filter(|n| !wanted.contains_key(&spelling(actual, n))).map(str::to_owned).collect();
     let before = adapted.matches.len();
     for name in foreign {
         let spelling = canonical(&dialect::translate(&name));
