@@ -20,8 +20,10 @@ mod device;
 mod dump;
 mod error;
 mod known_weights;
+pub mod likeness;
 mod model_directory;
 mod run;
+pub mod spectrum;
 mod tensor_file;
 
 pub use deberta_checkpoint as checkpoint;

@@ -24,16 +24,17 @@ pub(crate) struct Found {
     pub inferred: bool,
 }
 
-/// Finds the configuration of a checkpoint.
+/// Finds the configuration of a checkpoint, or of its `part` where it holds two models.
 /// `given` is used in place of any.
 pub(crate) fn find(
     checkpoint: &Checkpoint,
     source: &Path,
     given: Option<&Path>,
+    part: &str,
     names: &Names,
 ) -> Result<Found, Error> {
     if let Some(path) = given {
-        return read(path);
+        return read(path, part);
     }
     let mut folder = super::companion_folder(source)?;
     if folder.ends_with("variables") {
@@ -43,7 +44,7 @@ pub(crate) fn find(
     for name in FILES {
         let path = folder.join(name);
         if path.is_file() {
-            return read(&path);
+            return read(&path, part);
         }
     }
     let path = checkpoint.path().to_owned();
@@ -59,7 +60,7 @@ pub(crate) fn find(
     Ok(Found { value, from: "the shapes of the tensors".into(), path, inferred: true })
 }
 
-fn read(path: &Path) -> Result<Found, Error> {
+fn read(path: &Path, part: &str) -> Result<Found, Error> {
     const LARGEST: u64 = 16 << 20;
     let len = std::fs::metadata(path).map_err(Error::io(path, "open"))?.len();
     if len > LARGEST {
@@ -71,8 +72,8 @@ fn read(path: &Path) -> Result<Found, Error> {
     let value: Value =
         serde_json::from_slice(&text).map_err(|source| bad(deberta_model::ConfigError::Syntax { source }))?;
     let Value::Object(mut value) = value else { return Err(bad(deberta_model::ConfigError::NotAnObject)) };
-    // Microsoft's experiments nest the model's configuration in that of the task.
-    for key in ["model_config", "model", "config"] {
+    // Microsoft's experiments nest the model's configuration in that of the task, and those of two models in one file.
+    for key in ["model_config", "model", "config", part.trim_end_matches('.')] {
         if let Some(Value::Object(inner)) = value.get(key)
             && inner.contains_key("hidden_size")
         {

@@ -210,7 +210,7 @@ pub(crate) fn config_of(
     part: &str,
     names: &crate::name_map::Names,
 ) -> Result<(DebertaV2Config, String), Error> {
-    let mut found = config::find(checkpoint, source, None, names)?;
+    let mut found = config::find(checkpoint, source, None, part, names)?;
     config::complete(&mut found, part, names);
     Ok((config::parse(&found)?, found.from))
 }

@@ -168,7 +168,7 @@ impl Plan {
             self.tensors.push(unchanged(tensor, tensor.name.clone(), options, "same"));
         }
         let names = name_map::Names::of(checkpoint, "");
-        if let Ok(found) = config::find(checkpoint, &options.source, options.config.as_deref(), &names)
+        if let Ok(found) = config::find(checkpoint, &options.source, options.config.as_deref(), "", &names)
             && !found.inferred
         {
             let report = ConfigReport { from: found.from, set: BTreeMap::new() };
@@ -185,7 +185,7 @@ impl Plan {
         part: &str,
         names: &name_map::Names,
     ) -> Result<(), Error> {
-        let mut found = config::find(checkpoint, &options.source, options.config.as_deref(), names)?;
+        let mut found = config::find(checkpoint, &options.source, options.config.as_deref(), part, names)?;
         let set = config::complete(&mut found, part, names);
         let model = config::parse(&found)?;
         let head = config::head(&found.value, names);

@@ -75,6 +75,14 @@ fn layer_number<'n>(pattern: &str, name: &'n str) -> Option<&'n str> {
     (!number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())).then_some(number)
 }
 
+/// The one spelling of a name, as far as it can be told without the others of its checkpoint: without the wrappers of training
+/// programs, TensorFlow's scopes as dots, a bare encoder's names with `deberta.` in front.
+pub fn one_name(name: &str) -> String {
+    let family = if name.contains('/') { Family::TensorFlow } else { Family::HuggingFace };
+    let base = |n: &str| n.starts_with("deberta.embeddings.") || n.starts_with("deberta.encoder.");
+    targets(name, family, base).into_iter().next().map_or_else(|| name.to_owned(), |target| target.name)
+}
+
 /// A name that the schema does not know, without the wrappers that the known ones lost.
 pub(crate) fn own_name(name: &str, family: Family) -> String {
     if family == Family::TensorFlow { name.to_owned() } else { unwrapped(name) }

@@ -5,10 +5,13 @@
 //! the schema takes its source, and what is missing, wrongly shaped or left over is listed, all at once.
 
 mod canonical;
+mod fold;
 mod names;
 mod resolve;
 mod rules;
 
+pub use canonical::one_name;
+pub use fold::fold;
 pub use resolve::{Leftover, Mapping, MappingProblems, Reason, Resolved, Unmet, map_parameters, map_part, resolve};
 pub use rules::{Family, Transform};
 

@@ -6,6 +6,7 @@ use std::fmt;
 use deberta_model::{DebertaV2Config, Head, Parameter, Presence, Role, schema};
 
 use super::canonical::{Target, family_of, is_float, targets};
+use super::fold::some;
 use super::rules::{Family, NOT_NEEDED, Transform, other_lm_head};
 use crate::checkpoint::Checkpoint;
 use crate::error::Error;
@@ -133,6 +134,9 @@ impl fmt::Display for Unmet {
     }
 }
 
+/// How many names or problems of a kind a sentence lists; a layer has twenty parameters.
+const SHOWN: usize = 24;
+
 /// Everything that keeps a checkpoint from serving a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MappingProblems {
@@ -144,12 +148,18 @@ pub struct MappingProblems {
 
 impl fmt::Display for MappingProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list: Vec<String> = self.unmet.iter().map(ToString::to_string).collect();
-        f.write_str(&list.join("; "))?;
-        let unknown: Vec<&str> =
-            self.leftover.iter().filter(|l| l.reason == Reason::Unknown).map(|l| l.name.as_str()).collect();
+        let missing = self.unmet.iter().filter(|u| matches!(u, Unmet::Missing { .. }));
+        let missing = some(missing.map(Unmet::parameter), SHOWN);
+        // Everything else names two things, and is said as it is; a wrong configuration makes all of it wrong.
+        let others: Vec<_> = self.unmet.iter().filter(|u| !matches!(u, Unmet::Missing { .. })).collect();
+        let shown = others.iter().take(SHOWN).map(ToString::to_string);
+        let more = others.len().checked_sub(SHOWN).filter(|n| *n > 0).map(|n| format!("and {n} more"));
+        let missing = (!missing.is_empty()).then(|| format!("missing: {missing}"));
+        f.write_str(&missing.into_iter().chain(shown).chain(more).collect::<Vec<_>>().join("; "))?;
+        let unknown = self.leftover.iter().filter(|l| l.reason == Reason::Unknown).map(|l| l.name.as_str());
+        let unknown = some(unknown, SHOWN);
         if !unknown.is_empty() {
-            write!(f, "; left over: {}", unknown.join(", "))?;
+            write!(f, "; left over: {unknown}")?;
         }
         Ok(())
     }

@@ -119,9 +119,9 @@ fn by_dialect(expected: &Dump, actual: &mut Dump, adapted: &mut Adapted) {
         names.filter(|n| !wanted.contains_key(&spelling(actual, n))).map(str::to_owned).collect();
     let before = adapted.matches.len();
     for name in foreign {
-        let spelling = canonical(&dialect::translate(&name));
-        if let Some(&to) = wanted.get(&spelling)
-            && taken.insert(spelling)
+        let spelled = canonical(&dialect::translate(&name));
+        if let Some(&to) = wanted.get(&spelled)
+            && taken.insert(spelled)
         {
             actual.rename(&name, to, None);
             adapted.matches.push(Match { actual: name, expected: to.to_owned(), by: By::Dialect });

@@ -1,44 +1,17 @@
-//! `deberta-ref inspect`: what a checkpoint or model directory holds, before loading it.
+//! An inspection as text.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::PathBuf;
-use std::process::ExitCode;
 
 use deberta_checkpoint::OneLine;
-use deberta_checkpoint::inspect::{Inspection, PickleReport, Presence, inspect};
+use deberta_checkpoint::inspect::{Inspection, PickleReport, Presence};
+use deberta_checkpoint::name_map::fold;
 
-/// Show what a checkpoint or model directory holds, before loading it
-///
-/// Format, tensors, types and sizes; which heads are present, absent or unused; and, of a pickle, every Python name it
-/// mentions and every call it would make. Nothing is run, and nothing is refused: a damaged or malicious file is described.
-#[derive(clap::Args)]
-pub struct Args {
-    /// A checkpoint file of any format, an index of shards, or a model directory
-    path: PathBuf,
-    /// List every tensor
-    #[arg(long)]
-    tensors: bool,
-    /// Print all of it as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-/// Prints the inspection. Exit status 0: it can be read; 1: it cannot, or a pickle in it names what none should.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let found = inspect(&args.path)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&found)?);
-    } else {
-        print!("{}", text(&found, args.tensors));
-    }
-    let good = found.format.is_some() && !found.is_suspicious();
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
-}
-
-fn text(found: &Inspection, all_tensors: bool) -> String {
+pub fn text(found: &Inspection, all_tensors: bool) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
     let _ = summary(found, &mut out);
+    let _ = heads(found, &mut out);
     let _ = contents(found, all_tensors, &mut out);
     for pickle in &found.pickles {
         let _ = pickle_text(pickle, &mut out);
@@ -67,26 +40,68 @@ fn summary(found: &Inspection, out: &mut String) -> std::fmt::Result {
     if let (Some(family), Some(config)) = (&found.family, &found.config) {
         writeln!(out, "names    {family}; configuration from {config}")?;
     }
+    Ok(())
+}
+
+/// A line a head, and below it what is missing and what is left, with layers as ranges.
+fn heads(found: &Inspection, out: &mut String) -> std::fmt::Result {
+    let Some(widest) = found.heads.iter().map(|h| h.head.len()).max() else { return Ok(()) };
+    writeln!(out, "\n{:<widest$}  its own  parameters  random  unusable  unused", "head")?;
     for head in &found.heads {
-        let state = match head.presence {
+        let presence = match head.presence {
             Presence::Present => "present",
             Presence::Partial => "partial",
             Presence::Absent => "absent",
         };
-        writeln!(out, "head     {:<26} {state}", head.head)?;
+        let part = head.part.as_ref().map_or(String::new(), |part| format!("  in {part}"));
+        writeln!(
+            out,
+            "{:<widest$}  {presence:<7}  {:>10}  {:>6}  {:>8}  {:>6}{part}",
+            head.head,
+            head.parameters,
+            head.random.len(),
+            head.problems.len(),
+            head.unused.len()
+        )?;
+    }
+    for head in found.heads.iter().filter(|h| h.presence != Presence::Absent) {
+        listed(out, &head.head, "random", &head.random)?;
         for problem in &head.problems {
-            writeln!(out, "           {}", OneLine(problem))?;
+            writeln!(out, "{}: {}", head.head, OneLine(problem))?;
+        }
+        if let Some(note) = &head.note {
+            writeln!(out, "{}: {note}", head.head)?;
         }
     }
-    Ok(())
+    writeln!(out)
+}
+
+/// How many folded names a line lists; the rest is in `--json`.
+const SHOWN: usize = 24;
+
+fn listed(out: &mut String, head: &str, what: &str, names: &[String]) -> std::fmt::Result {
+    let folded = fold(names.iter().map(String::as_str));
+    for name in folded.iter().take(SHOWN) {
+        writeln!(out, "{head}: {what}: {}", OneLine(name))?;
+    }
+    match folded.len().checked_sub(SHOWN) {
+        Some(more @ 1..) => writeln!(out, "{head}: {what}: {more} more, listed by --json"),
+        _ => Ok(()),
+    }
 }
 
 fn contents(found: &Inspection, all_tensors: bool, out: &mut String) -> std::fmt::Result {
     for (name, kept) in &found.aliases {
         writeln!(out, "tied     {} is {}", OneLine(name), OneLine(kept))?;
     }
+    let mut unused: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, why) in &found.unused {
-        writeln!(out, "unused   {} ({why})", OneLine(name))?;
+        unused.entry(why).or_default().push(name);
+    }
+    for (why, names) in unused {
+        for name in fold(names) {
+            writeln!(out, "unused   {} ({why})", OneLine(&name))?;
+        }
     }
     for (name, what) in &found.others {
         writeln!(out, "besides  {}: {}", OneLine(name), OneLine(what))?;
