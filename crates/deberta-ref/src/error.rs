@@ -90,6 +90,14 @@ pub enum Error {
         /// What would do.
         expected: &'static str,
     },
+    /// A file of sequence lengths that holds something else.
+    #[error("{}: {reason}; the file holds one length a line", path.display())]
+    Lengths {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A tensor file without inputs.
     #[error("{}: holds none of {expected}; the inputs of a forward pass are found by these names", path.display())]
     NoInputs {

@@ -16,12 +16,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod bench;
+
 mod device;
 mod dump;
 mod error;
 mod known_weights;
 pub mod likeness;
 mod model_directory;
+mod random;
+mod random_model;
 mod run;
 pub mod spectrum;
 mod tensor_file;
@@ -40,6 +44,7 @@ pub use dump::open_dump;
 pub use error::Error;
 pub use known_weights::KnownWeights;
 pub use model_directory::ModelDirectory;
+pub use random_model::{published_config, published_names, write_random_model};
 #[cfg(feature = "cuda")]
 pub use run::run_on;
 pub use run::{Precision, Recorded, Request, run};

@@ -24,6 +24,8 @@ enum Command {
     Tokenize(Box<commands::tokenize::Args>),
     Decode(commands::decode::Args),
     Inspect(commands::inspect::Args),
+    Bench(commands::bench::Args),
+    RandomModel(commands::random_model::Args),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +39,8 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => commands::tokenize::run(*args),
         Command::Decode(args) => commands::decode::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::RandomModel(args) => commands::random_model::run(args),
     };
     match outcome {
         Ok(code) => code,

@@ -181,16 +181,23 @@ impl NamedTensors {
     pub fn write(&self, path: &Path, mut metadata: HashMap<String, String>) -> Result<(), Error> {
         let order: Vec<&str> = self.entries.iter().map(|(name, _)| name.as_str()).collect();
         metadata.insert("order".to_owned(), serde_json::Value::from(order).to_string());
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let beside = tempfile::Builder::new().prefix(".deberta-ref-").tempfile_in(folder).map_err(Error::io(path))?;
-        let tensors = self.entries.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        safetensors::serialize_to_file(tensors, Some(metadata), beside.path())
-            .map_err(|source| Error::TensorFile { path: path.to_owned(), source })?;
-        // The file is made for its owner alone, and should be as open as any other.
-        set_readable(beside.path()).map_err(Error::io(path))?;
-        beside.persist(path).map_err(|e| Error::Io { path: path.to_owned(), source: e.error })?;
-        Ok(())
+        write_beside(path, |beside| {
+            let tensors = self.entries.iter().map(|(name, tensor)| (name.as_str(), tensor));
+            safetensors::serialize_to_file(tensors, Some(metadata), beside)
+                .map_err(|source| Error::TensorFile { path: path.to_owned(), source })
+        })
     }
+}
+
+/// Has a file written beside `path`, and renames it once it is complete.
+pub(crate) fn write_beside(path: &Path, write: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = tempfile::Builder::new().prefix(".deberta-ref-").tempfile_in(folder).map_err(Error::io(path))?;
+    write(beside.path())?;
+    // The file is made for its owner alone, and should be as open as any other.
+    set_readable(beside.path()).map_err(Error::io(path))?;
+    beside.persist(path).map_err(|e| Error::Io { path: path.to_owned(), source: e.error })?;
+    Ok(())
 }
 
 #[cfg(unix)]

@@ -1,11 +1,13 @@
 //! The commands, one module each: its arguments (`Args`) and what it does (`run`).
 
+pub mod bench;
 pub mod compare;
 pub mod compare_profiles;
 pub mod decode;
 pub mod inspect;
 mod naming;
 pub mod profiles;
+pub mod random_model;
 pub mod run;
 pub mod tokenize;
 pub mod verify;
