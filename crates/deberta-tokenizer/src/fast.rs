@@ -127,10 +127,14 @@ impl FastTokenizer {
 
     /// Ids to text. Ids without a token are passed over.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        let failed = |e: Error| TokenizerError::Encode { reason: e.to_string() };
         let added = self.inner.get_added_vocabulary();
         let kept = |t: &String| !skip_special_tokens || !added.is_special_token(t);
-        let tokens: Vec<String> = ids.iter().filter_map(|id| self.token(*id)).filter(kept).collect();
+        self.join(ids.iter().filter_map(|id| self.token(*id)).filter(kept).collect())
+    }
+
+    /// Tokens to text, whether they are of the vocabulary or not.
+    pub fn join(&self, tokens: Vec<String>) -> Result<String> {
+        let failed = |e: Error| TokenizerError::Encode { reason: e.to_string() };
         match self.inner.get_decoder() {
             Some(decoder) => decoder.decode(tokens).map_err(failed),
             None => Ok(tokens.join(" ")),

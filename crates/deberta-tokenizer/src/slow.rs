@@ -227,7 +227,7 @@ impl SlowTokenizer {
     /// Ids to text (`PreTrainedTokenizer._decode`, `SPMTokenizer.decode`).
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> String {
         let mut parts: Vec<String> = Vec::new();
-        let mut pieces: Vec<u32> = Vec::new();
+        let mut pieces: Vec<&str> = Vec::new();
         for &id in ids {
             let token = self.token(id);
             if skip_special_tokens && self.special.contains(token) {
@@ -237,29 +237,30 @@ impl SlowTokenizer {
                 && (!self.special.contains(token)
                     || (self.additional.iter().any(|t| t == token) && self.id(token) as usize >= self.spm.len()));
             if !stands_alone {
-                pieces.push(id);
+                pieces.push(token);
                 continue;
             }
             if !pieces.is_empty() {
-                let text = self.decode_pieces(&pieces);
+                let text = self.join(&pieces);
                 parts.extend(Some(text).filter(|t| !t.is_empty()));
                 pieces.clear();
             }
             parts.push(token.to_owned());
         }
         if !pieces.is_empty() {
-            parts.push(self.decode_pieces(&pieces));
+            parts.push(self.join(&pieces));
         }
         parts.join(" ")
     }
 
-    /// Special tokens as they read, a space before the first of a run; the pieces between them by SentencePiece.
-    fn decode_pieces(&self, ids: &[u32]) -> String {
+    /// Special tokens as they read, a space before the first of a run; the pieces between them by SentencePiece
+    /// (`SPMTokenizer.decode`).
+    pub fn join<S: AsRef<str>>(&self, tokens: &[S]) -> String {
         let mut text = String::new();
         let mut pieces = Vec::new();
         let mut after_special = false;
-        for &id in ids {
-            let token = self.token(id);
+        for token in tokens {
+            let token = token.as_ref();
             if !self.special.contains(token) {
                 pieces.push(self.spm.id(token).unwrap_or(self.spm.unknown_id()));
                 after_special = false;

@@ -45,6 +45,8 @@ pub struct Tokenizer {
     pad: (u32, String),
     cls_id: u32,
     sep_id: u32,
+    mask: Option<String>,
+    unk: Option<String>,
     settings: Settings,
     spm_model: Option<Vec<u8>>,
 }
@@ -109,6 +111,8 @@ impl Tokenizer {
             Backend::Slow(_) => (bert_frame(&cls, &sep, false), bert_frame(&cls, &sep, true)),
             Backend::Fast(fast) => (read_frame(fast, false)?, read_frame(fast, true)?),
         };
+        let text = |name| special.named(name).map(|token| token.content().to_owned());
+        let (mask, unk) = (text("mask_token"), text("unk_token"));
         let settings = Settings::read(&files)?;
         Ok(Self {
             profile,
@@ -118,6 +122,8 @@ impl Tokenizer {
             pad,
             cls_id: cls.0,
             sep_id: sep.0,
+            mask,
+            unk,
             settings,
             spm_model: files.spm_model,
         })
@@ -235,6 +241,17 @@ impl Tokenizer {
         Ok(if self.settings.clean_up_tokenization_spaces { clean_up_tokenization(&text) } else { text })
     }
 
+    /// Tokens to text, as they read: they need not be of the vocabulary, none is left out, and no space is taken back.
+    ///
+    /// # Errors
+    /// Where the `tokenizers` library fails on them.
+    pub fn convert_tokens_to_string<S: AsRef<str>>(&self, tokens: &[S]) -> Result<String> {
+        match &self.backend {
+            Backend::Slow(slow) => Ok(slow.join(tokens)),
+            Backend::Fast(fast) => fast.join(tokens.iter().map(|t| t.as_ref().to_owned()).collect()),
+        }
+    }
+
     /// The id of a token; the unknown one's where there is no such token.
     pub fn convert_tokens_to_ids<S: AsRef<str>>(&self, tokens: &[S]) -> Vec<u32> {
         tokens.iter().map(|t| self.backend.id(t.as_ref())).collect()
@@ -311,6 +328,21 @@ impl Tokenizer {
     /// The id of `[PAD]`.
     pub fn pad_token_id(&self) -> u32 {
         self.pad.0
+    }
+
+    /// The id of `[MASK]`, or of what the files name in its place; `None` where they say null.
+    pub fn mask_token_id(&self) -> Option<u32> {
+        self.mask.as_deref().and_then(|mask| self.token_to_id(mask))
+    }
+
+    /// What `[MASK]` reads, or what the files name in its place; `None` where they say null.
+    pub fn mask_token(&self) -> Option<&str> {
+        self.mask.as_deref()
+    }
+
+    /// The id of `[UNK]`, or of what the files name in its place; `None` where they say null.
+    pub fn unk_token_id(&self) -> Option<u32> {
+        self.unk.as_deref().and_then(|unk| self.token_to_id(unk))
     }
 
     /// The longest input of the model, if `tokenizer_config.json` says.
