@@ -24,10 +24,12 @@ mod error;
 mod known_weights;
 pub mod likeness;
 mod model_directory;
+mod npy;
 mod random;
 mod random_model;
 mod run;
 pub mod spectrum;
+pub mod tasks;
 mod tensor_file;
 
 pub use deberta_checkpoint as checkpoint;
@@ -44,6 +46,7 @@ pub use dump::open_dump;
 pub use error::Error;
 pub use known_weights::KnownWeights;
 pub use model_directory::ModelDirectory;
+pub use npy::write_npy;
 pub use random_model::{published_config, published_names, write_random_model};
 #[cfg(feature = "cuda")]
 pub use run::run_on;

@@ -26,6 +26,12 @@ enum Command {
     Inspect(commands::inspect::Args),
     Bench(commands::bench::Args),
     RandomModel(commands::random_model::Args),
+    FillMask(Box<commands::text::fill_mask::Args>),
+    Classify(Box<commands::text::classify::Args>),
+    Tag(Box<commands::text::tag::Args>),
+    Answer(Box<commands::text::answer::Args>),
+    Choose(Box<commands::text::choose::Args>),
+    Embed(Box<commands::text::embed::Args>),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +47,12 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Bench(args) => commands::bench::run(args),
         Command::RandomModel(args) => commands::random_model::run(args),
+        Command::FillMask(args) => commands::text::fill_mask::run(*args),
+        Command::Classify(args) => commands::text::classify::run(*args),
+        Command::Tag(args) => commands::text::tag::run(*args),
+        Command::Answer(args) => commands::text::answer::run(*args),
+        Command::Choose(args) => commands::text::choose::run(*args),
+        Command::Embed(args) => commands::text::embed::run(*args),
     };
     match outcome {
         Ok(code) => code,

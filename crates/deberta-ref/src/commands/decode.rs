@@ -1,13 +1,14 @@
 //! `deberta-ref decode`: ids to text.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args as ClapArgs;
 use deberta_tokenizer::{Profile, Tokenizer};
+
+use super::lines::{NumberedLines, Source};
 
 /// Turn ids into text.
 ///
@@ -35,20 +36,14 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tokenizer = Tokenizer::from_directory(&args.model, args.profile)?;
-    let (reader, name): (Box<dyn BufRead>, _) = if args.file == Path::new("-") {
-        (Box::new(BufReader::new(std::io::stdin())), "standard input".to_owned())
-    } else {
-        let file = File::open(&args.file).with_context(|| format!("cannot open {}", args.file.display()))?;
-        (Box::new(BufReader::new(file)), args.file.display().to_string())
-    };
+    let mut lines = NumberedLines::new(Source::open(&args.file)?);
     let mut out = BufWriter::new(std::io::stdout().lock());
-    for (i, line) in reader.split(b'\n').enumerate() {
-        let line = line.with_context(|| format!("cannot read {name}"))?;
+    while let Some(line) = lines.next_line()? {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let ids: Vec<u32> = serde_json::from_slice(&line)
-            .with_context(|| format!("{name}, line {}: is not a JSON array of ids", i + 1))?;
+        let ids: Vec<u32> =
+            serde_json::from_slice(&line).with_context(|| format!("{}: is not a JSON array of ids", lines.place(0)))?;
         let text = tokenizer.decode(&ids, args.skip_special_tokens)?;
         if args.json_lines {
             serde_json::to_writer(&mut out, &text)?;

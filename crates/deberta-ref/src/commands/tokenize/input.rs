@@ -1,12 +1,12 @@
 //! The texts of a file, a few lines at a time.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use deberta_tokenizer::{Input, spm::MAX_TEXT_BYTES};
+use deberta_tokenizer::Input;
 use serde_json::Value;
+
+use crate::commands::lines::{NumberedLines, Source};
 
 /// One text, or a pair.
 pub(super) enum Record {
@@ -32,9 +32,7 @@ impl Record {
 
 /// The lines of a file, read as texts.
 pub(super) struct Lines {
-    reader: Box<dyn BufRead>,
-    name: String,
-    number: usize,
+    lines: NumberedLines,
     pair: bool,
     json: bool,
     lossy: bool,
@@ -44,18 +42,12 @@ pub(super) struct Lines {
 
 impl Lines {
     pub fn open(path: &Path, pair: bool, json: bool, lossy: bool) -> anyhow::Result<Self> {
-        let (reader, name): (Box<dyn BufRead>, _) = if path == Path::new("-") {
-            (Box::new(BufReader::new(std::io::stdin())), "standard input".to_owned())
-        } else {
-            let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-            (Box::new(BufReader::new(file)), path.display().to_string())
-        };
-        Ok(Self { reader, name, number: 0, pair, json, lossy, whole: false })
+        Ok(Self { lines: NumberedLines::new(Source::open(path)?), pair, json, lossy, whole: false })
     }
 
     pub fn of_text(text: String, pair: bool, json: bool) -> Self {
-        let reader = Box::new(Cursor::new(text.into_bytes()));
-        Self { reader, name: "--text".to_owned(), number: 0, pair, json, lossy: false, whole: true }
+        let lines = NumberedLines::new(Source::of_text(text, "--text"));
+        Self { lines, pair, json, lossy: false, whole: true }
     }
 
     /// The next texts, at most so many and about so many bytes; none at the end.
@@ -72,27 +64,15 @@ impl Lines {
 
     /// Where the text stands that was read so many texts ago.
     pub fn place(&self, ago: usize) -> String {
-        format!("{}, line {}", self.name, self.number - ago)
+        self.lines.place(ago)
     }
 
     fn next_line(&mut self) -> anyhow::Result<Option<Vec<u8>>> {
-        let mut line = Vec::new();
-        // A pair, or JSON's escapes, may take more than the longest text; no line needs more than this.
-        let limit = 8 * MAX_TEXT_BYTES as u64;
-        let mut reader = self.reader.by_ref().take(limit);
-        let read = if self.whole { reader.read_to_end(&mut line) } else { reader.read_until(b'\n', &mut line) };
-        read.with_context(|| format!("cannot read {}", self.name))?;
-        if line.is_empty() && !(self.whole && self.number == 0) {
-            return Ok(None);
+        match (self.whole, self.lines.number()) {
+            (false, _) => self.lines.next_line(),
+            (true, 0) => self.lines.rest().map(Some),
+            (true, _) => Ok(None),
         }
-        self.number += 1;
-        if line.len() as u64 == limit {
-            bail!("{}, line {}: is longer than {limit} bytes; break it up", self.name, self.number);
-        }
-        if !self.whole && line.ends_with(b"\n") {
-            line.pop();
-        }
-        Ok(Some(line))
     }
 
     fn record(&self, line: Vec<u8>) -> anyhow::Result<Record> {
