@@ -10,7 +10,7 @@
 // What it should gain over rung 4: with 256 buckets and 512 positions, tiles beyond distance 512 (nearly nine in ten at 8192
 // tokens; none below 576) cost what plain flash attention costs.
 //
-// Rung 6 would be Hopper's (wgmma, TMA). It is left until a GPU can say whether it pays: see docs/gpu.
+// Rung 6 would be Hopper's (wgmma, TMA). It is left until a GPU can say whether it pays: see README.md.
 #include "attention_window.cuh"
 
 KERNEL(MMA_THREADS, attention_slots, (ATTENTION_PARAMETERS)) { attend<true>(ATTENTION_ARGUMENTS); }

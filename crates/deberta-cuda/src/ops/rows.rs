@@ -6,7 +6,7 @@ use crate::ops::{Ops, array, int, pointer};
 use crate::source::File;
 
 impl<D: Device> Ops<'_, D> {
-    /// out[n] = x[rows[n]], or zeros where rows[n] is negative.
+    /// Row n of `out` is row `rows[n]` of `x`, or zeros where that is negative.
     ///
     /// # Shapes
     /// `out` [M, E], `x` [N, E], `rows` \[M\].
