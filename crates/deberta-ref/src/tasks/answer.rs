@@ -25,6 +25,9 @@ use super::text_model::{Setup, TextModel};
 use crate::ModelDirectory;
 use spans::{Found, Window};
 
+/// The logits of where an answer starts and of where it ends.
+type StartsAndEnds = (ArrayD<f32>, ArrayD<f32>);
+
 /// A reader that answers questions.
 pub struct Answer<'d> {
     text: TextModel<'d>,
@@ -203,8 +206,8 @@ impl<'d> Answer<'d> {
     }
 
     /// Start and end logits of every sequence, [L or more] each.
-    fn span_logits(&self, sequences: &[&Encoding]) -> Result<Vec<(ArrayD<f32>, ArrayD<f32>)>, TaskError> {
-        let mut all = vec![Default::default(); sequences.len()];
+    fn span_logits(&self, sequences: &[&Encoding]) -> Result<Vec<StartsAndEnds>, TaskError> {
+        let mut all = vec![StartsAndEnds::default(); sequences.len()];
         for batch in self.text.batches(sequences, None) {
             let outputs = self.text.forward(&batch)?;
             let (Some(starts), Some(ends)) = (outputs.start_logits, outputs.end_logits) else {

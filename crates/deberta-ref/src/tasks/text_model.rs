@@ -17,6 +17,9 @@ use ndarray::{Array2, ArrayD, Axis};
 use super::error::{TaskError, TaskProblem};
 use crate::{DeviceName, Error, ModelDirectory, Place, Precision};
 
+/// A number for each token of a sequence.
+type OfTokens<'f> = dyn Fn(&Encoding) -> Vec<i64> + 'f;
+
 /// The budget of a batch where nobody sets one: enough for the matrix products to run at full speed, little enough to
 /// stay within a few hundred megabytes of intermediates.
 pub const DEFAULT_BATCH_TOKENS: usize = 4096;
@@ -166,7 +169,7 @@ impl<'d> TextModel<'d> {
     pub(crate) fn batches<'a>(
         &'a self,
         sequences: &'a [&'a Encoding],
-        labels: Option<&'a dyn Fn(&Encoding) -> Vec<i64>>,
+        labels: Option<&'a OfTokens<'a>>,
     ) -> impl Iterator<Item = Batch> + 'a {
         let mut order: Vec<usize> = (0..sequences.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(sequences[i].len()));
@@ -185,9 +188,9 @@ impl<'d> TextModel<'d> {
         sequences: &[&Encoding],
         members: &[usize],
         length: usize,
-        labels: Option<&dyn Fn(&Encoding) -> Vec<i64>>,
+        labels: Option<&OfTokens<'_>>,
     ) -> Inputs<f32> {
-        let filled = |fill: i64, of: &dyn Fn(&Encoding) -> Vec<i64>| {
+        let filled = |fill: i64, of: &OfTokens<'_>| {
             let mut rows = Array2::from_elem((members.len(), length), fill);
             for (mut row, &member) in rows.rows_mut().into_iter().zip(members) {
                 row.iter_mut().zip(of(sequences[member])).for_each(|(place, value)| *place = value);
