@@ -13,16 +13,22 @@
 extern crate openblas_src as _;
 
 mod activation;
+mod buffers;
 mod conv1d;
 mod cross_entropy;
 mod gather;
 mod layer_norm;
 mod linear;
 mod masked_softmax;
+mod product;
 mod real;
+mod shared;
+mod threads;
+mod tile;
 mod vectorized;
 
 pub use activation::Activation;
+pub use buffers::{clear_buffers, recycle, unwritten};
 pub use conv1d::conv1d;
 pub use cross_entropy::{
     LossError, binary_cross_entropy_with_logits, cross_entropy, cross_entropy_each, mean_squared_error,
@@ -30,6 +36,10 @@ pub use cross_entropy::{
 };
 pub use gather::{gather_c2p, gather_p2c, gather_rows};
 pub use layer_norm::{layer_norm, residual_layer_norm};
-pub use linear::{SMALL_PRODUCT, accumulates_wide, linear, linear_wide, narrow, wide};
+pub use linear::{SMALL_PRODUCT, accumulates_wide, linear, linear_then, linear_wide, narrow, wide};
 pub use masked_softmax::{Hidden, masked_softmax};
+pub use product::{Affine, products};
 pub use real::Real;
+pub use shared::SharedRows;
+pub use threads::{for_each, set_threads, threads};
+pub use tile::{LANES, Tile};

@@ -1,15 +1,13 @@
 //! Affine maps and the matrix products below them.
 //!
-//! `linear`: y = x·Wᵀ + b, as `torch.nn.Linear`. The bias is laid into the output first and the product accumulates on
-//! it, so that the addition costs no pass of its own.
+//! `linear`: y = x·Wᵀ + b, as `torch.nn.Linear`.
 //!
-//! Products go to BLAS in the type of the data. Those too small for that to be faster ([`SMALL_PRODUCT`]) are
-//! accumulated in `f64`, so that in `f32` a small model carries the rounding of its states alone.
+//! Sums are taken in the type of the data ([`products`]). Those of small products ([`SMALL_PRODUCT`]) are taken in `f64`, so
+//! that in `f32` a small model carries the rounding of its states alone.
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{Array, Array2, ArrayBase, ArrayView1, ArrayView2, Data, Dimension};
 
-use crate::Real;
+use crate::{Affine, Real, products};
 
 /// Products of at most this many multiplications are accumulated in `f64`: two milliseconds at most, widening included.
 pub const SMALL_PRODUCT: usize = 1 << 22;
@@ -22,15 +20,28 @@ pub const SMALL_PRODUCT: usize = 1 << 22;
 /// # Panics
 /// If the shapes do not agree.
 pub fn linear<T: Real>(x: ArrayView2<'_, T>, weight: ArrayView2<'_, T>, bias: Option<ArrayView1<'_, T>>) -> Array2<T> {
+    linear_then(x, weight, bias, |_| ())
+}
+
+/// f(x·Wᵀ + b), where `then` is given pieces of rows and replaces each number y by f(y).
+///
+/// # Shapes
+/// `x` [N, I], `weight` [O, I], `bias` \[O\]; returns [N, O].
+///
+/// # Panics
+/// If the shapes do not agree.
+pub fn linear_then<T: Real>(
+    x: ArrayView2<'_, T>,
+    weight: ArrayView2<'_, T>,
+    bias: Option<ArrayView1<'_, T>>,
+    then: impl Fn(&mut [T]) + Sync,
+) -> Array2<T> {
     if accumulates_wide::<T>(&x, &weight) {
-        return narrow(&linear_wide(x, weight, bias));
+        let mut y = narrow(&linear_wide(x, weight, bias));
+        then(y.as_slice_mut().expect("laid out in order"));
+        return y;
     }
-    let mut y = match bias {
-        Some(bias) => repeated(bias, x.nrows()),
-        None => Array2::zeros((x.nrows(), weight.nrows())),
-    }; // [N, O]
-    general_mat_mul(T::one(), &x, &weight.t(), T::one(), &mut y);
-    y
+    one(products(x, &[Affine { weight, bias }], then))
 }
 
 /// y = x·Wᵀ + b, before it is rounded to the type of the data: for what is summed, activated or normalized next.
@@ -48,24 +59,13 @@ pub fn linear_wide<T: Real>(
     if !accumulates_wide::<T>(&x, &weight) {
         return wide(&linear(x, weight, bias));
     }
-    let mut y = match bias {
-        Some(bias) => Array2::from_shape_fn((x.nrows(), weight.nrows()), |(_, o)| bias[o].wide()),
-        None => Array2::zeros((x.nrows(), weight.nrows())),
-    }; // [N, O]
-    general_mat_mul(1.0, &wide(&x), &wide(&weight).t(), 1.0, &mut y);
-    y
+    let (x, weight, bias) = (wide(&x), wide(&weight), bias.map(|b| wide(&b)));
+    let map = Affine { weight: weight.view(), bias: bias.as_ref().map(|b| b.view()) };
+    one(products(x.view(), &[map], |_| ()))
 }
 
-/// One row, `count` times, as rows of an array of its own.
-fn repeated<T: Real>(row: ArrayView1<'_, T>, count: usize) -> Array2<T> {
-    let mut rows = Vec::with_capacity(count * row.len());
-    for _ in 0..count {
-        match row.as_slice() {
-            Some(row) => rows.extend_from_slice(row),
-            None => rows.extend(row),
-        }
-    }
-    Array2::from_shape_vec((count, row.len()), rows).expect("count rows of that length")
+fn one<T>(results: Vec<Array2<T>>) -> Array2<T> {
+    results.into_iter().next().expect("a result for the map")
 }
 
 /// Whether the product of [N, I] and [O, I] is small enough to be accumulated in `f64`.

@@ -2,7 +2,8 @@
 
 use ndarray::NdFloat;
 
-use crate::{Activation, vectorized};
+use crate::buffers::Drawer;
+use crate::{Activation, Tile, tile, vectorized};
 
 /// `f32` or `f64`: what the architecture is written over.
 pub trait Real: NdFloat + std::iter::Sum + Default {
@@ -20,6 +21,21 @@ pub trait Real: NdFloat + std::iter::Sum + Default {
 
     /// Replaces each x by x/2 · (1 + erf(x/√2)), right to a unit in the last place of x.
     fn gelu_slice(values: &mut [Self]);
+
+    /// How many rows a [`Tile`] can have on this processor.
+    fn tile_rows() -> usize;
+
+    /// How many panels a [`Tile`] can have on this processor.
+    fn tile_panels() -> usize;
+
+    /// Computes a tile; [`Tile::compute`] is the safe way to it.
+    ///
+    /// # Safety
+    /// The slices and `c` hold what the tile says, which has no more rows and panels than this processor takes.
+    unsafe fn tile(tile: &Tile<'_, Self>, c: *mut Self);
+
+    /// Where arrays of this type lie ready.
+    fn drawer() -> &'static Drawer<Self>;
 }
 
 impl Real for f32 {
@@ -41,6 +57,24 @@ impl Real for f32 {
     fn gelu_slice(values: &mut [Self]) {
         vectorized::gelu(values);
     }
+
+    fn tile_rows() -> usize {
+        tile::single::rows()
+    }
+
+    fn tile_panels() -> usize {
+        tile::single::panels()
+    }
+
+    unsafe fn tile(tile: &Tile<'_, Self>, c: *mut Self) {
+        // SAFETY: the caller's promise.
+        unsafe { tile::single::tile(tile, c) }
+    }
+
+    fn drawer() -> &'static Drawer<Self> {
+        static DRAWER: Drawer<f32> = Drawer::empty();
+        &DRAWER
+    }
 }
 
 impl Real for f64 {
@@ -60,5 +94,23 @@ impl Real for f64 {
 
     fn gelu_slice(values: &mut [Self]) {
         values.iter_mut().for_each(|v| *v = Activation::Gelu.apply(*v));
+    }
+
+    fn tile_rows() -> usize {
+        tile::double::rows()
+    }
+
+    fn tile_panels() -> usize {
+        tile::double::panels()
+    }
+
+    unsafe fn tile(tile: &Tile<'_, Self>, c: *mut Self) {
+        // SAFETY: the caller's promise.
+        unsafe { tile::double::tile(tile, c) }
+    }
+
+    fn drawer() -> &'static Drawer<Self> {
+        static DRAWER: Drawer<f64> = Drawer::empty();
+        &DRAWER
     }
 }

@@ -1,0 +1,247 @@
+//! Matrix products of one array with several weights: y = x·Wᵀ + b for each.
+//!
+//! 1. x is laid into panels: sixteen rows side by side, term after term, so that a tile ([`crate::Tile`]) can load a term of
+//!    sixteen rows at once. The weights stay where they are.
+//! 2. The result is cut into jobs of up to [`BLOCK`] rows of x and a number of columns. A job goes over the terms in blocks,
+//!    so that its panels stay in the second-level cache, and over its columns in slabs of as many rows of W as a tile has,
+//!    so that a slab stays in the first.
+//! 3. A finished job is turned from panels into rows, b is added, and the rows are handed to whatever comes next (an
+//!    activation) while they are still in the cache.
+//!
+//! Sums are taken in the type of the data, block by block in the order of the terms.
+
+use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Ix2};
+
+use crate::buffers::{give, take, unwritten};
+use crate::shared::SharedRows;
+use crate::threads::{for_each, threads};
+use crate::tile::{LANES, Tile};
+use crate::Real;
+
+/// The rows of x in one job, at most.
+const BLOCK: usize = 64;
+/// The terms in one block, at most.
+const DEPTH: usize = 768;
+
+/// An affine map: weight [O, I] and bias \[O\] or none.
+#[derive(Clone, Copy, Debug)]
+pub struct Affine<'a, T> {
+    /// W
+    pub weight: ArrayView2<'a, T>,
+    /// b
+    pub bias: Option<ArrayView1<'a, T>>,
+}
+
+/// x·Wᵀ + b for each map; `then` is given each finished piece of a row.
+///
+/// # Shapes
+/// `x` [N, I], each weight [O, I]; returns [N, O] for each.
+///
+/// # Panics
+/// If the shapes do not agree.
+pub fn products<T: Real>(
+    x: ArrayView2<'_, T>,
+    maps: &[Affine<'_, T>],
+    then: impl Fn(&mut [T]) + Sync,
+) -> Vec<Array2<T>> {
+    let (n, depth) = x.dim();
+    // Copied only where it does not lie row after row, as no checkpoint's does.
+    let weights: Vec<_> = maps.iter().map(|map| map.weight.as_standard_layout()).collect();
+    for (map, weight) in maps.iter().zip(&weights) {
+        assert_eq!(weight.ncols(), depth, "as many terms on both sides");
+        assert!(map.bias.is_none_or(|b| b.len() == weight.nrows()), "one bias a column");
+    }
+    let mut results: Vec<Array2<T>> = weights.iter().map(|w| unwritten((n, w.nrows()))).collect();
+    let panels = panels(x);
+    let jobs = jobs(n, &weights);
+    let shared: Vec<_> = results.iter_mut().map(SharedRows::new).collect();
+    for_each(jobs.len(), |i| {
+        let job = &jobs[i];
+        let (weight, bias) = (weights[job.map].view(), maps[job.map].bias);
+        let sums = job.sums(weight, &panels);
+        job.finish(&sums, bias, &shared[job.map], &then);
+        give(sums);
+    });
+    give(panels);
+    results
+}
+
+/// The rows of x, sixteen to a panel, [⌈N/16⌉, I, 16]; zeros where there are no more rows.
+fn panels<T: Real>(x: ArrayView2<'_, T>) -> Vec<T> {
+    let (n, depth) = x.dim();
+    let size = depth * LANES;
+    let mut panels = take(n.div_ceil(LANES) * size);
+    if depth > 0 {
+        let shared = SharedRows::of(&mut panels, size);
+        for_each(n.div_ceil(LANES), |p| {
+            // SAFETY: each panel is one job's.
+            let panel = unsafe { shared.row(p) };
+            let rows = LANES.min(n - p * LANES);
+            if rows < LANES {
+                panel.fill(T::zero());
+            }
+            for l in 0..rows {
+                let row = x.row(p * LANES + l);
+                match row.as_slice() {
+                    Some(row) => lay(row, l, panel),
+                    None => lay(&row.to_vec(), l, panel),
+                }
+            }
+        });
+    }
+    panels
+}
+
+/// Lays the terms of a row into lane `l` of its panel.
+fn lay<T: Real>(row: &[T], l: usize, panel: &mut [T]) {
+    for (lanes, &term) in panel.as_chunks_mut::<LANES>().0.iter_mut().zip(row) {
+        lanes[l] = term;
+    }
+}
+
+/// A part of one result.
+struct Job {
+    map: usize,
+    rows: std::ops::Range<usize>,
+    columns: std::ops::Range<usize>,
+}
+
+/// Jobs in an order in which those that share rows of x follow one another.
+fn jobs<T: Real>(n: usize, weights: &[CowArray<'_, T, Ix2>]) -> Vec<Job> {
+    let blocks = n.div_ceil(BLOCK);
+    let columns: usize = weights.iter().map(|w| w.nrows()).sum();
+    // At least four jobs a thread where there is as much to do, and slabs that are full.
+    let wanted = (columns * blocks).div_ceil(4 * threads()).clamp(1, 96);
+    let chunk = wanted.next_multiple_of(T::tile_rows());
+    let mut jobs = Vec::new();
+    for rows in (0..n).step_by(BLOCK).map(|from| from..n.min(from + BLOCK)) {
+        for (map, weight) in weights.iter().enumerate() {
+            let columns = (0..weight.nrows()).step_by(chunk).map(|from| from..weight.nrows().min(from + chunk));
+            jobs.extend(columns.map(|columns| Job { map, rows: rows.clone(), columns }));
+        }
+    }
+    jobs
+}
+
+impl Job {
+    /// W·xᵀ of the job, [panels, columns, 16].
+    fn sums<T: Real>(&self, weight: ArrayView2<'_, T>, panels: &[T]) -> Vec<T> {
+        let depth = weight.ncols();
+        let (first, count) = (self.rows.start / LANES, self.rows.len().div_ceil(LANES));
+        let width = self.columns.len();
+        let mut sums = take(count * width * LANES);
+        if depth == 0 {
+            sums.fill(T::zero());
+        }
+        let weight = weight.as_slice().expect("laid out in order before");
+        let block = depth.div_ceil(depth.div_ceil(DEPTH).max(1)).max(1);
+        for k in (0..depth).step_by(block) {
+            for r in (0..width).step_by(T::tile_rows()) {
+                for p in (0..count).step_by(T::tile_panels()) {
+                    let tile = Tile {
+                        depth: block.min(depth - k),
+                        rows: T::tile_rows().min(width - r),
+                        panels: T::tile_panels().min(count - p),
+                        a: &weight[(self.columns.start + r) * depth + k..],
+                        a_row: depth,
+                        a_depth: 1,
+                        x: &panels[((first + p) * depth + k) * LANES..],
+                        x_depth: LANES,
+                        x_panel: depth * LANES,
+                        c_row: LANES,
+                        c_panel: width * LANES,
+                        accumulates: k > 0,
+                        ahead: if p == 0 { T::tile_rows() * depth } else { 0 },
+                    };
+                    tile.compute(&mut sums[(p * width + r) * LANES..]);
+                }
+            }
+        }
+        sums
+    }
+
+    /// Writes the job's part of the result, in rows and with b.
+    fn finish<T: Real>(
+        &self,
+        sums: &[T],
+        bias: Option<ArrayView1<'_, T>>,
+        result: &SharedRows<'_, T>,
+        then: &impl Fn(&mut [T]),
+    ) {
+        let width = self.columns.len();
+        for (l, i) in self.rows.clone().enumerate() {
+            // SAFETY: jobs do not overlap in rows and columns both.
+            let row = unsafe { result.part(i, self.columns.clone()) };
+            let lanes = sums[l / LANES * width * LANES..].as_chunks::<LANES>().0;
+            for (y, lanes) in row.iter_mut().zip(lanes) {
+                *y = lanes[l % LANES];
+            }
+            if let Some(bias) = bias {
+                let bias = bias.slice(ndarray::s![self.columns.clone()]);
+                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+            }
+            then(row);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use deberta_testkit::oracle;
+    use ndarray::s;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check<T: Real>(n: usize, depth: usize, outputs: &[usize], seed: u64, rounding: f64) {
+        let mut rng = oracle::Rng::new(seed);
+        // Rows of a wider array, as attention heads and first tokens are.
+        let wide = rng.matrix(n, depth + 3).mapv(T::of);
+        let x = wide.slice(s![.., 2..depth + 2]);
+        let weights: Vec<_> = outputs.iter().map(|&o| rng.matrix(o, depth).mapv(T::of)).collect();
+        let biases: Vec<_> = outputs.iter().map(|&o| rng.vector(o).mapv(T::of)).collect();
+        let maps: Vec<_> = weights
+            .iter()
+            .zip(&biases)
+            .enumerate()
+            .map(|(i, (w, b))| Affine { weight: w.view(), bias: (i != 1).then(|| b.view()) })
+            .collect();
+        let found = products(x, &maps, |row| row.iter_mut().for_each(|v| *v = *v + *v));
+        for (i, (map, y)) in maps.iter().zip(found).enumerate() {
+            assert_eq!(y.dim(), (n, outputs[i]));
+            for ((r, c), &y) in y.indexed_iter() {
+                let sum: f64 = (0..depth).map(|k| x[[r, k]].wide() * map.weight[[c, k]].wide()).sum();
+                let expected = 2.0 * (sum + map.bias.map_or(0.0, |b| b[c].wide()));
+                let tolerance = 2.0 * rounding * (depth + 1) as f64;
+                assert!((y.wide() - expected).abs() <= tolerance, "{r}, {c} of {n}×{depth}×{outputs:?}: {y} {expected}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_sum_over_terms(seed in any::<u64>(), n in 0usize..40, depth in 0usize..30, a in 1usize..40, b in 1usize..8) {
+            check::<f64>(n, depth, &[a, b], seed, oracle::ROUNDING_F64);
+            check::<f32>(n, depth, &[b, a, a], seed, f32::EPSILON.into());
+        }
+    }
+
+    #[test]
+    fn more_than_one_block_of_everything() {
+        check::<f64>(BLOCK * 2 + 5, 5, &[200], 1, oracle::ROUNDING_F64);
+        check::<f64>(3, DEPTH * 2 + 5, &[7], 2, oracle::ROUNDING_F64);
+        check::<f32>(BLOCK + 17, DEPTH + 1, &[13, 100], 3, f32::EPSILON.into());
+    }
+
+    #[test]
+    fn weights_may_lie_in_any_order() {
+        let x = ndarray::array![[1.0_f32, 2.0, 3.0]];
+        let weight = ndarray::array![[1.0_f32, 10.0], [100.0, 1000.0], [0.5, 0.25]];
+        let map = Affine { weight: weight.t(), bias: None };
+        assert_eq!(products(x.view(), &[map], |_| ())[0], ndarray::array![[202.5, 2010.75]]);
+        let mut backwards = weight.view();
+        backwards.invert_axis(ndarray::Axis(0));
+        let map = Affine { weight: backwards.t(), bias: None };
+        assert_eq!(products(x.view(), &[map], |_| ())[0], ndarray::array![[203.5, 2030.25]]);
+    }
+}

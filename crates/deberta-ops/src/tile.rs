@@ -1,0 +1,339 @@
+//! The tile: the one inner loop that every matrix product of the fast path is made of.
+//!
+//! ```text
+//! C[r, l] (+)= Σ_k A[r, k] · X[k, l]         r < rows, l < LANES, k < depth
+//! ```
+//!
+//! C stays in registers while k runs. Each step loads one row of X, sixteen numbers that lie side by side, and multiplies it
+//! with one number of each row of A, repeated in every lane. So X must have its lanes beside one another, and A may lie in
+//! any order: weights are read where they are mapped, in the order PyTorch keeps them.
+//!
+//! How many rows fit into the registers depends on the processor ([`Real::tile_rows`]). The choice is made at run time; what
+//! is written here for AVX2 and AVX-512 is the same loop over other vectors. AVX-512 takes two panels of X at once, as
+//! otherwise reading A would take longer than multiplying.
+
+use crate::Real;
+
+/// The width of a tile: how many numbers of X lie side by side.
+pub const LANES: usize = 16;
+
+/// One tile, or two beside each other that share A.
+#[derive(Clone, Copy, Debug)]
+pub struct Tile<'a, T> {
+    /// The number of terms of each sum.
+    pub depth: usize,
+    /// The number of rows of A and C, at most [`Real::tile_rows`].
+    pub rows: usize,
+    /// The number of panels of X and C, at most [`Real::tile_panels`].
+    pub panels: usize,
+    /// A, from its first element.
+    pub a: &'a [T],
+    /// From row to row of A.
+    pub a_row: usize,
+    /// From term to term of A.
+    pub a_depth: usize,
+    /// X, from its first element.
+    pub x: &'a [T],
+    /// From term to term of X.
+    pub x_depth: usize,
+    /// From panel to panel of X.
+    pub x_panel: usize,
+    /// From row to row of C.
+    pub c_row: usize,
+    /// From panel to panel of C.
+    pub c_panel: usize,
+    /// Whether C is added to.
+    pub accumulates: bool,
+    /// How far behind each row of A lies one that is wanted soon; 0 where none is.
+    pub ahead: usize,
+}
+
+impl<T: Real> Tile<'_, T> {
+    /// Computes the tile into `c`.
+    ///
+    /// # Panics
+    /// If a slice is too short for what the tile says of it.
+    pub fn compute(&self, c: &mut [T]) {
+        let (rows, panels, depth) = (self.rows, self.panels, self.depth);
+        if rows == 0 || panels == 0 {
+            return;
+        }
+        assert!(rows <= T::tile_rows() && panels <= T::tile_panels(), "a tile that this processor has");
+        assert!((rows - 1) * self.c_row + (panels - 1) * self.c_panel + LANES <= c.len(), "C holds the tile");
+        if depth > 0 {
+            assert!((rows - 1) * self.a_row + (depth - 1) * self.a_depth < self.a.len(), "A holds every row and term");
+            let last = (depth - 1) * self.x_depth + (panels - 1) * self.x_panel;
+            assert!(last + LANES <= self.x.len(), "X holds every term");
+        }
+        // SAFETY: everything that is read or written lies within the slices, as was just checked; the processor has what the
+        // chosen version is compiled for.
+        unsafe { T::tile(self, c.as_mut_ptr()) }
+    }
+}
+
+/// Sixteen numbers in registers.
+trait Vector<T>: Copy {
+    /// # Safety
+    /// The processor has the instructions; `from` points to [`LANES`] numbers.
+    unsafe fn load(from: *const T) -> Self;
+    /// # Safety
+    /// As above, for one number.
+    unsafe fn repeat(from: *const T) -> Self;
+    /// # Safety
+    /// The processor has the instructions; `to` has room for [`LANES`] numbers.
+    unsafe fn store(self, to: *mut T);
+    /// self · b + c
+    ///
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn times_plus(self, b: Self, c: Self) -> Self;
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn plus(self, b: Self) -> Self;
+    /// # Safety
+    /// The processor has the instructions.
+    unsafe fn zero() -> Self;
+}
+
+/// The loop.
+///
+/// # Safety
+/// The processor has the instructions of `V`, and the tile's slices and `c` hold what the tile says.
+#[inline(always)]
+unsafe fn run<T: Real, V: Vector<T>, const ROWS: usize, const PANELS: usize>(tile: &Tile<'_, T>, c: *mut T) {
+    // SAFETY: offsets are those that `Tile::compute` checked; prefetching may touch any address.
+    unsafe {
+        let mut sums = [[V::zero(); PANELS]; ROWS];
+        let (mut a, mut x) = (tile.a.as_ptr(), tile.x.as_ptr());
+        for k in 0..tile.depth {
+            let mut lanes = [V::zero(); PANELS];
+            for (p, lanes) in lanes.iter_mut().enumerate() {
+                *lanes = V::load(x.add(p * tile.x_panel));
+            }
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let factor = V::repeat(a.add(r * tile.a_row));
+                for (sum, lanes) in sums.iter_mut().zip(lanes) {
+                    *sum = lanes.times_plus(factor, *sum);
+                }
+            }
+            if tile.ahead > 0 && k % 16 == 0 {
+                for r in 0..ROWS {
+                    prefetch(a.wrapping_add(r * tile.a_row + tile.ahead));
+                }
+            }
+            a = a.wrapping_add(tile.a_depth);
+            x = x.wrapping_add(tile.x_depth);
+        }
+        for (r, sums) in sums.into_iter().enumerate() {
+            for (p, sum) in sums.into_iter().enumerate() {
+                let to = c.add(r * tile.c_row + p * tile.c_panel);
+                (if tile.accumulates { sum.plus(V::load(to)) } else { sum }).store(to);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn prefetch<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program sees, and every x86-64 processor has it.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Calls `run` with as many rows as the tile has, for one of the kinds of vector.
+macro_rules! by_rows {
+    ($tile:ident, $c:ident, $number:ty, $vector:ty, $panels:literal, $($rows:literal)+) => {
+        match $tile.rows {
+            $($rows => run::<$number, $vector, $rows, $panels>($tile, $c),)+
+            _ => unreachable!("a tile has as many rows as the processor takes"),
+        }
+    };
+}
+
+/// The versions of the tile for one number type, and the choice between them.
+macro_rules! tiles {
+    ($name:ident, $number:ty, avx2: $avx2:ty, $($avx2_rows:literal)+; avx512: $avx512:ty, $pairs:literal) => {
+        pub(crate) mod $name {
+            use super::*;
+
+            /// # Safety
+            /// As for `run`.
+            pub(crate) unsafe fn tile(tile: &Tile<'_, $number>, c: *mut $number) {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    #[target_feature(enable = "avx512f,avx2,fma")]
+                    unsafe fn wide(tile: &Tile<'_, $number>, c: *mut $number) {
+                        // SAFETY: the caller's promise.
+                        unsafe {
+                            if tile.panels == 2 {
+                                by_rows!(tile, c, $number, $avx512, 2, 1 2 3 4 5 6 7 8 9 10 11 12)
+                            } else {
+                                by_rows!(tile, c, $number, $avx512, 1, 1 2 3 4 5 6 7 8 9 10 11 12)
+                            }
+                        }
+                    }
+                    #[target_feature(enable = "avx2,fma")]
+                    unsafe fn middle(tile: &Tile<'_, $number>, c: *mut $number) {
+                        // SAFETY: the caller's promise.
+                        unsafe { by_rows!(tile, c, $number, $avx2, 1, $($avx2_rows)+) }
+                    }
+                    // SAFETY: the processor has what the version is compiled for, as is asked first.
+                    match level() {
+                        Level::Avx512 => return unsafe { wide(tile, c) },
+                        Level::Avx2 => return unsafe { middle(tile, c) },
+                        Level::Portable => {}
+                    }
+                }
+                // SAFETY: the caller's promise; these vectors need nothing of the processor.
+                unsafe { by_rows!(tile, c, $number, [$number; LANES], 1, 1 2 3 4) }
+            }
+
+            pub(crate) fn rows() -> usize {
+                match level() {
+                    Level::Avx512 => 12,
+                    Level::Avx2 => [$($avx2_rows),+].len(),
+                    Level::Portable => 4,
+                }
+            }
+
+            pub(crate) fn panels() -> usize {
+                if level() == Level::Avx512 && $pairs { 2 } else { 1 }
+            }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+tiles! { single, f32, avx2: x86::Avx2Single, 1 2 3 4 5 6; avx512: x86::Avx512Single, true }
+#[cfg(target_arch = "x86_64")]
+tiles! { double, f64, avx2: x86::Avx2Double, 1 2 3; avx512: x86::Avx512Double, false }
+#[cfg(not(target_arch = "x86_64"))]
+tiles! { single, f32, avx2: [f32; LANES], 1; avx512: [f32; LANES], false }
+#[cfg(not(target_arch = "x86_64"))]
+tiles! { double, f64, avx2: [f64; LANES], 1; avx512: [f64; LANES], false }
+
+/// What the processor can do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Level {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 has it"))]
+    Avx512,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86-64 has it"))]
+    Avx2,
+    Portable,
+}
+
+fn level() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // Each of these is a look at a number that the standard library has kept since the first time.
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            return if is_x86_feature_detected!("avx512f") { Level::Avx512 } else { Level::Avx2 };
+        }
+    }
+    Level::Portable
+}
+
+impl<T: Real> Vector<T> for [T; LANES] {
+    #[inline(always)]
+    unsafe fn load(from: *const T) -> Self {
+        // SAFETY: the caller's promise; an array is as aligned as its elements.
+        unsafe { *from.cast() }
+    }
+
+    #[inline(always)]
+    unsafe fn repeat(from: *const T) -> Self {
+        // SAFETY: the caller's promise.
+        [unsafe { *from }; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut T) {
+        // SAFETY: the caller's promise.
+        unsafe { *to.cast() = self }
+    }
+
+    #[inline(always)]
+    unsafe fn times_plus(self, b: Self, c: Self) -> Self {
+        std::array::from_fn(|l| self[l] * b[l] + c[l])
+    }
+
+    #[inline(always)]
+    unsafe fn plus(self, b: Self) -> Self {
+        std::array::from_fn(|l| self[l] + b[l])
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        [T::zero(); LANES]
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::Vector;
+
+    /// Sixteen numbers in as many registers as they fill. Loops and not closures, so that the instructions end up in the
+    /// function that is compiled for them.
+    macro_rules! registers {
+        ($name:ident, $number:ty, $register:ty, $width:literal, $load:ident, $repeat:ident, $store:ident, $fma:ident,
+         $add:ident, $zero:ident) => {
+            #[derive(Clone, Copy)]
+            pub(super) struct $name([$register; super::LANES / $width]);
+
+            #[expect(clippy::undocumented_unsafe_blocks, reason = "the promises are those of the trait, word for word")]
+            impl Vector<$number> for $name {
+                #[inline(always)]
+                unsafe fn load(from: *const $number) -> Self {
+                    let mut v = unsafe { Self::zero() };
+                    for (i, part) in v.0.iter_mut().enumerate() {
+                        *part = unsafe { $load(from.add(i * $width)) };
+                    }
+                    v
+                }
+                #[inline(always)]
+                unsafe fn repeat(from: *const $number) -> Self {
+                    Self([unsafe { $repeat(*from) }; super::LANES / $width])
+                }
+                #[inline(always)]
+                unsafe fn store(self, to: *mut $number) {
+                    for (i, part) in self.0.into_iter().enumerate() {
+                        unsafe { $store(to.add(i * $width), part) };
+                    }
+                }
+                #[inline(always)]
+                unsafe fn times_plus(mut self, b: Self, c: Self) -> Self {
+                    for i in 0..self.0.len() {
+                        self.0[i] = unsafe { $fma(self.0[i], b.0[i], c.0[i]) };
+                    }
+                    self
+                }
+                #[inline(always)]
+                unsafe fn plus(mut self, b: Self) -> Self {
+                    for i in 0..self.0.len() {
+                        self.0[i] = unsafe { $add(self.0[i], b.0[i]) };
+                    }
+                    self
+                }
+                #[inline(always)]
+                unsafe fn zero() -> Self {
+                    Self([unsafe { $zero() }; super::LANES / $width])
+                }
+            }
+        };
+    }
+
+    registers! { Avx2Single, f32, __m256, 8, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm256_fmadd_ps,
+    _mm256_add_ps, _mm256_setzero_ps }
+    registers! { Avx2Double, f64, __m256d, 4, _mm256_loadu_pd, _mm256_set1_pd, _mm256_storeu_pd, _mm256_fmadd_pd,
+    _mm256_add_pd, _mm256_setzero_pd }
+    registers! { Avx512Single, f32, __m512, 16, _mm512_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps, _mm512_fmadd_ps,
+    _mm512_add_ps, _mm512_setzero_ps }
+    registers! { Avx512Double, f64, __m512d, 8, _mm512_loadu_pd, _mm512_set1_pd, _mm512_storeu_pd, _mm512_fmadd_pd,
+    _mm512_add_pd, _mm512_setzero_pd }
+}
