@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use deberta_cuda::{CudaError, Device, Precision, ops::Rung};
-use deberta_ref::{Error, Head, Inputs, Keep, ModelDirectory, Outputs, Profile, Real, Trace, read_inputs};
+use deberta_ref::{Attention, Error, Head, Inputs, Keep, ModelDirectory, Outputs, Profile, Real, Trace, read_inputs};
 use deberta_testkit::{Case, Manifest};
 use ndarray::{Array2, ArrayD, Dimension};
 
@@ -122,6 +122,8 @@ impl Subject {
         rung: Option<Rung>,
     ) -> Result<Vec<Finding>, Box<dyn std::error::Error>> {
         let model = self.directory.load::<f64>(self.head, self.profile)?;
+        // Padding is compared, too, wherever the device computes it.
+        let model = model.with_attention(Attention::Reference);
         let (inputs, _): (Inputs<f64>, _) = read_inputs(&self.inputs)?;
         let keep = Keep { hidden_states: true, attentions: rung.is_none_or(|rung| rung == Rung::Plain) };
         let exact = model.forward(&inputs, keep, &mut Trace::off())?;

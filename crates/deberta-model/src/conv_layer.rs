@@ -48,8 +48,8 @@ impl<'w, T: Real> ConvLayer<'w, T> {
         trace.within("conv", |trace| {
             // 1. Convolve each sequence by itself.
             let mut out = Array2::<f64>::zeros(embeddings.raw_dim()); // [B·L, E]
-            for b in 0..batch.size {
-                let rows = s![b * batch.length..(b + 1) * batch.length, ..];
+            for sequence in &batch.sequences {
+                let rows = s![sequence.clone(), ..];
                 let convolved = conv1d(embeddings.slice(rows), self.weight.view(), self.bias.view(), self.groups);
                 out.slice_mut(rows).assign(&convolved);
             }

@@ -21,12 +21,13 @@
 //!
 //! The scale counts `pos_att_type` even where `relative_attention` is false, as the references do.
 
+mod fused;
 mod reference;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use deberta_ops::{Hidden, Real};
+use deberta_ops::{Hidden, Real, products, recycle};
 use ndarray::{Array2, Array3, Array4, ArrayView2, CowArray, IxDyn};
 
 use crate::config::DebertaV2Config;
@@ -37,6 +38,19 @@ use crate::profile::{Profile, ScaleRounding};
 use crate::relative_position::RelativePositions;
 use crate::trace::Trace;
 use crate::weights::{Linear, ONLY_LAYER, Weights};
+
+pub(crate) use fused::Plan;
+
+/// The bodies that attention has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attention {
+    /// The equations, term by term, every one open to a trace.
+    Reference,
+    /// The same function, fast: blocked, on all threads, without padding. Used where nobody asks for intermediates or
+    /// probabilities; see [`crate::Model::with_attention`].
+    #[default]
+    Fused,
+}
 
 pub(crate) struct DisentangledSelfAttention<'w, T: Clone> {
     heads: usize,
@@ -59,6 +73,8 @@ struct Position<'w, T: Clone> {
     query_proj: Option<Linear<'w, T>>,
     /// Projected relative rows never change, so they are computed once a model.
     projected: OnceLock<Projected<T>>,
+    /// The same for the fused body.
+    kept: fused::Kept<T>,
 }
 
 /// Relative rows after projection, [R, H·D] each.
@@ -75,6 +91,8 @@ pub(crate) struct AttentionContext<'a, T> {
     pub(crate) relative_rows: Option<&'a Array2<T>>,
     pub(crate) positions: Option<&'a RelativePositions>,
     pub(crate) keep_probabilities: bool,
+    /// Where the fused body is to be used: what it needs to know. Nobody then traces or keeps probabilities.
+    pub(crate) fused: Option<&'a Plan>,
 }
 
 /// The context [B·Q, H·D], and, if asked for, the probabilities [B, H, Q, K].
@@ -92,6 +110,7 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
             key_proj: weights.optional_linear(&format!("{at}.pos_key_proj")).filter(|_| !config.share_att_key),
             query_proj: weights.optional_linear(&format!("{at}.pos_query_proj")).filter(|_| !config.share_att_key),
             projected: OnceLock::new(),
+            kept: fused::Kept::none(),
         });
         Self {
             heads: config.num_attention_heads,
@@ -115,6 +134,13 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
         context: &AttentionContext<'_, T>,
         trace: &mut Trace<'_, T>,
     ) -> Attended<T> {
+        if let Some(plan) = context.fused {
+            let [queries, keys, values] = self.project_content(query_states, hidden_states);
+            let states = [queries.view(), keys.view(), values.view()];
+            let attended = self.fused(states, context.relative_rows, plan);
+            [queries, keys, values].into_iter().for_each(recycle);
+            return Attended { context: attended, probabilities: None };
+        }
         trace.within("self", |trace| {
             let queries = self.query_proj.forward(query_states); // [B·Q, H·D]
             emit_rows(trace, "query_proj", &queries, context.size);
@@ -127,6 +153,17 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
             emit_rows(trace, "", &attended.context, context.size);
             attended
         })
+    }
+
+    /// Q, K and V, as one product where queries are made of the same states.
+    fn project_content(&self, query_states: ArrayView2<'_, T>, hidden_states: ArrayView2<'_, T>) -> [Array2<T>; 3] {
+        let maps = [&self.query_proj, &self.key_proj, &self.value_proj];
+        let small = maps.iter().any(|map| map.is_wide(&hidden_states));
+        if small || query_states.as_ptr() != hidden_states.as_ptr() {
+            return [maps[0].forward(query_states), maps[1].forward(hidden_states), maps[2].forward(hidden_states)];
+        }
+        let results = products(hidden_states, &maps.map(Linear::affine), |_| ());
+        results.try_into().expect("a result for each of three maps")
     }
 
     /// PosK and PosQ, as far as this attention uses them.
@@ -224,6 +261,7 @@ impl<'w, T: Real> SelfAttention<'w, T> {
             relative_rows: rows,
             positions: Some(&positions),
             keep_probabilities: true,
+            fused: None,
         };
         let flat = |states: &Array3<T>, count: usize| {
             let rows = states.as_standard_layout().into_owned().into_shape_with_order((size * count, width));

@@ -5,12 +5,12 @@
 
 use std::sync::OnceLock;
 
-use deberta_ops::Real;
+use deberta_ops::{Real, recycle};
 use ndarray::{Array2, Array4, CowArray, Ix2};
 
 use crate::config::DebertaV2Config;
 use crate::conv_layer::ConvLayer;
-use crate::disentangled_attention::AttentionContext;
+use crate::disentangled_attention::{AttentionContext, Plan};
 use crate::inputs::{AttentionMask, Batch};
 use crate::layer::Layer;
 use crate::model::Keep;
@@ -76,8 +76,9 @@ impl<'w, T: Real> Encoder<'w, T> {
         positions: Option<&'a RelativePositions>,
         size: usize,
         keep_probabilities: bool,
+        fused: Option<&'a Plan>,
     ) -> AttentionContext<'a, T> {
-        AttentionContext { size, mask, relative_rows: self.relative_rows(), positions, keep_probabilities }
+        AttentionContext { size, mask, relative_rows: self.relative_rows(), positions, keep_probabilities, fused }
     }
 
     /// # Shapes
@@ -88,6 +89,7 @@ impl<'w, T: Real> Encoder<'w, T> {
         batch: &Batch<T>,
         positions: Option<&RelativePositions>,
         keep: Keep,
+        fused: Option<&Plan>,
         trace: &mut Trace<'_, T>,
     ) -> Encoded<T> {
         trace.within("encoder", |trace| {
@@ -96,7 +98,7 @@ impl<'w, T: Real> Encoder<'w, T> {
             {
                 trace.emit("LayerNorm", rows.view());
             }
-            let context = self.context(&batch.mask, positions, batch.size, keep.attentions);
+            let context = self.context(&batch.mask, positions, batch.size, keep.attentions, fused);
             let mut encoded = Encoded {
                 last: embeddings.clone(),
                 before_last: Array2::zeros((0, 0)),
@@ -114,7 +116,7 @@ impl<'w, T: Real> Encoder<'w, T> {
                 if keep.hidden_states {
                     encoded.hidden_states.push(out.clone());
                 }
-                encoded.before_last = std::mem::replace(&mut encoded.last, out);
+                recycle(std::mem::replace(&mut encoded.before_last, std::mem::replace(&mut encoded.last, out)));
             }
             batch.emit(trace, "", &encoded.last);
             encoded

@@ -17,6 +17,7 @@
 use deberta_ops::Real;
 use ndarray::Array2;
 
+use crate::disentangled_attention::Plan;
 use crate::embeddings::Embeddings;
 use crate::encoder::{Encoded, Encoder};
 use crate::inputs::Batch;
@@ -36,6 +37,7 @@ pub(crate) fn decode<T: Real>(
     encoded: &Encoded<T>,
     batch: &Batch<T>,
     positions: Option<&RelativePositions>,
+    fused: Option<&Plan>,
     trace: &mut Trace<'_, T>,
 ) -> Array2<T> {
     let table = embeddings.position.as_ref().expect("the schema requires the position table under this head");
@@ -45,7 +47,7 @@ pub(crate) fn decode<T: Real>(
     batch.emit(trace, "z_states", &states);
     // 2. z₁ and z₂
     let mask = batch.decoder_mask.as_ref().unwrap_or(&batch.mask);
-    let context = encoder.context(mask, positions, batch.size, false);
+    let context = encoder.context(mask, positions, batch.size, false, fused);
     let layer = encoder.layers.last().expect("a configuration without layers is refused");
     for pass in 0..PASSES {
         states = trace.within(&format!("emd.{pass}"), |trace| {

@@ -1,6 +1,9 @@
 //! What a model is asked, checked against its configuration before anything is computed.
 
 mod mask;
+mod packing;
+
+use std::ops::Range;
 
 use deberta_ops::Real;
 use ndarray::{Array2, ArrayD, ArrayViewD, IxDyn};
@@ -10,6 +13,7 @@ use crate::error::ModelError;
 use crate::schema::Head;
 
 pub use mask::AttentionMask;
+pub(crate) use packing::Packing;
 
 /// Labels, as whole numbers or as real ones.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +100,8 @@ pub struct Batch<T> {
     pub positions: Vec<usize>,
     /// Whether one row of positions serves every sequence; PyTorch's intermediates then have one.
     pub(crate) positions_shared: bool,
+    /// The rows of each sequence.
+    pub(crate) sequences: Vec<Range<usize>>,
 }
 
 /// What the embeddings begin with.
@@ -158,7 +164,19 @@ impl<T: Real> Batch<T> {
             }
         };
         let positions_shared = inputs.position_ids.as_ref().is_none_or(|ids| !flatten && ids.shape()[0] == 1);
-        Ok(Self { size, length, choices, tokens, mask, decoder_mask, token_types, positions, positions_shared })
+        let sequences = (0..size).map(|b| b * length..(b + 1) * length).collect();
+        Ok(Self {
+            size,
+            length,
+            choices,
+            tokens,
+            mask,
+            decoder_mask,
+            token_types,
+            positions,
+            positions_shared,
+            sequences,
+        })
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! The first residual is from the query states q, which are the hidden states h but in the enhanced mask decoder.
 
-use deberta_ops::{Activation, Real, narrow};
+use deberta_ops::{Activation, Real, narrow, recycle};
 use ndarray::{Array2, Array4, ArrayView2};
 
 use crate::config::DebertaV2Config;
@@ -43,7 +43,9 @@ impl<T: Real> Output<'_, T> {
                 let sum = self.dense.forward(x.view());
                 emit_rows(trace, "dense", &sum, size);
                 emit_rows(trace, "dropout", &sum, size);
-                self.layer_norm.forward_with(sum.view(), residual)
+                let out = self.layer_norm.forward_with(sum.view(), residual);
+                recycle(sum);
+                out
             };
             emit_rows(trace, "LayerNorm", &out, size);
             emit_rows(trace, "", &out, size);
@@ -82,6 +84,7 @@ impl<'w, T: Real> Layer<'w, T> {
             let Attended { context: states, probabilities } =
                 self.attention.forward(hidden_states, query_states, context, trace);
             let out = self.attention_output.forward(&states, query_states, size, trace);
+            recycle(states);
             emit_rows(trace, "", &out, size);
             (out, probabilities)
         });
@@ -91,6 +94,8 @@ impl<'w, T: Real> Layer<'w, T> {
                 emit_wide(trace, "dense", &inner, size);
                 self.activation.apply_inplace(&mut inner);
                 narrow(&inner)
+            } else if !trace.wants("dense") {
+                self.intermediate.forward_then(attended.view(), |row| self.activation.apply_slice(row)) // [B·Q, I]
             } else {
                 let mut inner = self.intermediate.forward(attended.view()); // [B·Q, I]
                 emit_rows(trace, "dense", &inner, size);
@@ -102,6 +107,8 @@ impl<'w, T: Real> Layer<'w, T> {
             inner
         });
         let out = self.output.forward(&inner, attended.view(), size, trace);
+        recycle(inner);
+        recycle(attended);
         emit_rows(trace, "", &out, size);
         (out, probabilities)
     }

@@ -28,8 +28,8 @@ mod layer;
 mod weights;
 
 pub use config::{ConfigError, DebertaV2Config};
-pub use deberta_ops::Real;
-pub use disentangled_attention::{AttentionInputs, SelfAttention, attention_scale};
+pub use deberta_ops::{Real, set_threads, threads};
+pub use disentangled_attention::{Attention, AttentionInputs, SelfAttention, attention_scale};
 pub use error::ModelError;
 pub use inputs::{AttentionMask, Batch, Inputs, Labels, Tokens};
 pub use model::{Keep, Model, Outputs};

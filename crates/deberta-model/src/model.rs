@@ -6,14 +6,15 @@ use deberta_ops::Real;
 use ndarray::{Array2, Array3, Array4, ArrayD, ArrayViewD, Axis, CowArray, IxDyn};
 
 use crate::config::DebertaV2Config;
+use crate::disentangled_attention::{Attention, Plan};
 use crate::embeddings::Embeddings;
 use crate::encoder::{Encoded, Encoder};
 use crate::enhanced_mask_decoder;
 use crate::error::ModelError;
-use crate::heads::{HeadWeights, LanguageModelHead, pool_by_attention, token_classification};
-use crate::inputs::{Batch, Inputs, Labels};
+use crate::heads::{HeadWeights, IGNORED, LanguageModelHead, pool_by_attention, token_classification};
+use crate::inputs::{Batch, Inputs, Labels, Packing};
 use crate::predicted::{LabelledWords, Predicted};
-use crate::profile::Profile;
+use crate::profile::{LanguageModelLoss, Profile};
 use crate::relative_position::RelativePositions;
 use crate::schema::Head;
 use crate::trace::Trace;
@@ -80,6 +81,35 @@ pub struct Model<'w, T: Clone> {
     embeddings: Embeddings<'w, T>,
     encoder: Encoder<'w, T>,
     head_weights: HeadWeights<'w, T>,
+    attention: Attention,
+}
+
+/// A batch as it is computed, with padding or without, and what its attentions share.
+struct Computed<'a, T> {
+    batch: &'a Batch<T>,
+    /// How to undo the packing, where padding was left out.
+    packing: Option<&'a Packing>,
+    positions: Option<&'a RelativePositions>,
+    plan: Option<&'a Plan>,
+}
+
+impl<T: Real> Computed<'_, T> {
+    /// Rows of the computed batch as rows of the batch that was asked for.
+    fn unpack(&self, rows: Array2<T>) -> Array2<T> {
+        match self.packing {
+            Some(packing) => packing.unpack(rows),
+            None => rows,
+        }
+    }
+
+    /// Zeros in place of what a head made of padding.
+    fn blank(&self, mut predicted: Predicted<T>) -> Predicted<T> {
+        let values = [&mut predicted.logits, &mut predicted.start_logits, &mut predicted.end_logits];
+        if let Some(packing) = self.packing {
+            values.into_iter().flatten().for_each(|values| packing.blank(values));
+        }
+        predicted
+    }
 }
 
 impl<'w, T: Real> Model<'w, T> {
@@ -101,7 +131,28 @@ impl<'w, T: Real> Model<'w, T> {
             config,
             profile,
             head,
+            attention: Attention::default(),
         })
+    }
+
+    /// The model with attention computed in one of its two ways.
+    ///
+    /// [`Attention::Fused`], the default, computes no intermediates and no padding. It serves where nobody traces, no
+    /// probabilities are kept, the mask tells tokens that exist from those that do not, without holes, and nothing that is
+    /// asked for depends on what padding becomes: hidden states and logits of padding are then zero. Everywhere else
+    /// [`Attention::Reference`] is used whatever was chosen: what exists comes out the same.
+    #[must_use]
+    pub fn with_attention(self, attention: Attention) -> Self {
+        Self { attention, ..self }
+    }
+
+    /// The attention by which an untraced forward pass over these inputs is computed.
+    ///
+    /// # Errors
+    /// Inputs that do not fit the model.
+    pub fn attention(&self, inputs: &Inputs<T>, keep: Keep) -> Result<Attention, ModelError> {
+        let packed = self.packed(inputs, &Batch::new(&self.config, self.head, inputs)?, keep, &Trace::off());
+        Ok(if packed.is_some() { Attention::Fused } else { Attention::Reference })
     }
 
     /// The configuration.
@@ -126,18 +177,30 @@ impl<'w, T: Real> Model<'w, T> {
     pub fn forward(&self, inputs: &Inputs<T>, keep: Keep, trace: &mut Trace<'_, T>) -> Result<Outputs<T>, ModelError> {
         let batch = Batch::new(&self.config, self.head, inputs)?;
         let length = batch.length;
-        let positions = (self.config.relative_attention)
-            .then(|| RelativePositions::new(&self.config, &self.profile, length, length));
+        let packed = self.packed(inputs, &batch, keep, trace);
+        let positions = |length| {
+            let relative = self.config.relative_attention;
+            relative.then(|| RelativePositions::new(&self.config, &self.profile, length, length))
+        };
+        let all_positions = if packed.is_none() { positions(length) } else { None };
+        let plan = packed.as_ref().map(|(packed, _)| Plan::new(packed.sequences.clone(), positions));
+        let computed = Computed {
+            batch: packed.as_ref().map_or(&batch, |(packed, _)| packed),
+            packing: packed.as_ref().map(|(_, packing)| packing),
+            positions: all_positions.as_ref(),
+            plan: plan.as_ref(),
+        };
         let (embeddings, encoded) = trace.within("deberta", |trace| {
-            let embeddings = self.embeddings.forward(&batch, trace); // [B·L, E]
-            let encoded = self.encoder.forward(&embeddings, &batch, positions.as_ref(), keep, trace);
-            batch.emit(trace, "", &encoded.last);
+            let embeddings = self.embeddings.forward(computed.batch, trace); // [B·L, E]
+            let encoded =
+                self.encoder.forward(&embeddings, computed.batch, computed.positions, keep, computed.plan, trace);
+            computed.batch.emit(trace, "", &encoded.last);
             (embeddings, encoded)
         });
-        let predicted = self.predict(inputs, &batch, &encoded, positions.as_ref(), trace)?;
+        let predicted = self.predict(inputs, &batch, &computed, &encoded, trace)?;
         let states = |rows: Array2<T>| {
             let shape = (batch.size, length, rows.ncols());
-            rows.into_shape_with_order(shape).expect("as many rows as tokens")
+            computed.unpack(rows).into_shape_with_order(shape).expect("as many rows as tokens")
         };
         let first = keep.hidden_states && self.profile.hidden_states_begin_with_embeddings;
         let hidden_states = first.then_some(embeddings).into_iter().chain(encoded.hidden_states);
@@ -156,18 +219,24 @@ impl<'w, T: Real> Model<'w, T> {
         &self,
         inputs: &Inputs<T>,
         batch: &Batch<T>,
+        computed: &Computed<'_, T>,
         encoded: &Encoded<T>,
-        positions: Option<&RelativePositions>,
         trace: &mut Trace<'_, T>,
     ) -> Result<Predicted<T>, ModelError> {
         let labels = inputs.labels.as_ref();
+        let last = match &self.head_weights {
+            HeadWeights::Base => return Ok(Predicted::default()),
+            HeadWeights::LanguageModel(head) => {
+                return self.predict_words(head, labels, batch, computed, encoded, trace);
+            }
+            _ => computed.unpack(encoded.last.clone()), // [B·L, E]
+        };
         match &self.head_weights {
-            HeadWeights::Base => Ok(Predicted::default()),
-            HeadWeights::LanguageModel(head) => self.predict_words(head, labels, batch, encoded, positions, trace),
+            HeadWeights::Base | HeadWeights::LanguageModel(_) => unreachable!("served above"),
             HeadWeights::Pooled { pooler, classifier } => {
                 let pooled = match pooler {
-                    Some(pooler) => pooler.forward(&encoded.last, batch, trace),
-                    None => pool_by_attention(&encoded.last, batch),
+                    Some(pooler) => pooler.forward(&last, batch, trace),
+                    None => pool_by_attention(&last, batch),
                 }; // [B, E]
                 trace.emit("dropout", pooled.view());
                 let logits = classifier.forward(pooled.view()); // [B, C], or [B·C, 1] for choices
@@ -178,16 +247,17 @@ impl<'w, T: Real> Model<'w, T> {
                 }
             }
             HeadWeights::Token { proj, classifier } => {
-                let logits = token_classification(&encoded.last, proj.as_ref(), classifier, batch, trace); // [B·L, C]
-                Predicted::tokens(&self.profile, logits, batch, labels)
+                let logits = token_classification(&last, proj.as_ref(), classifier, batch, trace); // [B·L, C]
+                Ok(computed.blank(Predicted::tokens(&self.profile, logits, batch, labels)?))
             }
             HeadWeights::QuestionAnswering(qa_outputs) => {
-                let logits = qa_outputs.forward(encoded.last.view()); // [B·L, 2]
+                let logits = qa_outputs.forward(last.view()); // [B·L, 2]
                 batch.emit(trace, "qa_outputs", &logits);
-                Predicted::spans(&logits, inputs, batch)
+                Ok(computed.blank(Predicted::spans(&logits, inputs, batch)?))
             }
             HeadWeights::ReplacedTokenDetection(head) => {
-                Predicted::replaced(head.forward(&encoded.last, batch, trace), batch, labels)
+                let logits = head.forward(&last, batch, trace); // [B, L]
+                Ok(computed.blank(Predicted::replaced(logits, batch, labels)?))
             }
         }
     }
@@ -198,22 +268,66 @@ impl<'w, T: Real> Model<'w, T> {
         head: &LanguageModelHead<'_, T>,
         labels: Option<&Labels>,
         batch: &Batch<T>,
+        computed: &Computed<'_, T>,
         encoded: &Encoded<T>,
-        positions: Option<&RelativePositions>,
         trace: &mut Trace<'_, T>,
     ) -> Result<Predicted<T>, ModelError> {
+        let Computed { batch: rows, positions, plan, .. } = *computed;
         let decoded = (self.head == Head::EnhancedMaskedLm && !self.config.position_biased_input).then(|| {
             trace.within("lm_predictions", |trace| {
-                enhanced_mask_decoder::decode(&self.embeddings, &self.encoder, encoded, batch, positions, trace)
+                enhanced_mask_decoder::decode(&self.embeddings, &self.encoder, encoded, rows, positions, plan, trace)
             })
         });
-        let states = decoded.as_ref().unwrap_or(&encoded.last); // [B·L, E]
+        let states = decoded.as_ref().unwrap_or(&encoded.last); // [B·L, E], or without padding
         let word = self.embeddings.word.view();
-        if let Some(labelled) = LabelledWords::of(self.head, &self.profile, labels, states.nrows())? {
+        if let Some(labelled) = LabelledWords::of(self.head, &self.profile, labels, batch.size * batch.length)? {
             // Microsoft predicts the labelled words only, and returns a loss for each.
-            let gathered = states.select(Axis(0), &labelled.rows); // [M, E]
+            let gathered = computed.unpack(states.clone()).select(Axis(0), &labelled.rows); // [M, E]
             return Predicted::labelled_words(head.forward(gathered.view(), word, 1, trace), &labelled);
         }
-        Predicted::words(head.forward(states.view(), word, batch.size, trace), batch, labels)
+        let logits = computed.unpack(head.forward(states.view(), word, rows.size, trace)); // [B·L, V]
+        Predicted::words(logits, batch, labels)
+    }
+
+    fn predicts_labelled_words_alone(&self) -> bool {
+        self.head == Head::EnhancedMaskedLm || self.profile.language_model_loss == LanguageModelLoss::EachPositiveLabel
+    }
+
+    /// The batch without padding, where the fused attention serves.
+    fn packed(
+        &self,
+        inputs: &Inputs<T>,
+        batch: &Batch<T>,
+        keep: Keep,
+        trace: &Trace<'_, T>,
+    ) -> Option<(Batch<T>, Packing)> {
+        if self.attention != Attention::Fused || !trace.is_off() || keep.attentions || batch.decoder_mask.is_some() {
+            return None;
+        }
+        let (packed, packing) = batch.packed()?;
+        let matters = packing.has_padding() && self.depends_on_padding(inputs, &packing);
+        (!matters).then_some((packed, packing))
+    }
+
+    /// Whether what the head is asked for depends on what padding becomes.
+    fn depends_on_padding(&self, inputs: &Inputs<T>, packing: &Packing) -> bool {
+        // Labels of padding that a loss would count; labels of another number are an error that the loss will report.
+        let labels: Vec<i64> = inputs.labels.as_ref().map_or_else(Vec::new, |l| l.int().into_iter().collect());
+        let counted = |counts: &dyn Fn(i64) -> bool| {
+            labels.len() == packing.rows() && packing.padded_rows().any(|i| counts(labels[i]))
+        };
+        match self.head {
+            Head::Base => false,
+            Head::MaskedLm | Head::EnhancedMaskedLm => {
+                counted(&|l| if self.predicts_labelled_words_alone() { l > 0 } else { l != IGNORED })
+            }
+            Head::TokenClassification => {
+                counted(&|l| if self.profile.ignores_negative_labels { l >= 0 } else { l != IGNORED })
+            }
+            Head::QuestionAnswering => inputs.start_positions.is_some() && inputs.end_positions.is_some(),
+            Head::SequenceClassification | Head::MultipleChoice | Head::ReplacedTokenDetection => {
+                !packing.keeps_first_tokens()
+            }
+        }
     }
 }

@@ -32,6 +32,11 @@ impl<'o, T> Trace<'o, T> {
         Self { observer: Some(observer), path: String::new() }
     }
 
+    /// Whether nobody watches.
+    pub fn is_off(&self) -> bool {
+        self.observer.is_none()
+    }
+
     /// Computes `body` inside the module `name` of the present one.
     pub fn within<R>(&mut self, name: &str, body: impl FnOnce(&mut Self) -> R) -> R {
         if self.observer.is_none() {

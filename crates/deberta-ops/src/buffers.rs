@@ -24,7 +24,7 @@ impl<T> Drawer<T> {
 }
 
 /// `len` numbers, whatever they are.
-pub(crate) fn take<T: Real>(len: usize) -> Vec<T> {
+pub fn take<T: Real>(len: usize) -> Vec<T> {
     let mut ready = T::drawer().0.lock().unwrap_or_else(PoisonError::into_inner);
     let best = (0..ready.len()).filter(|&i| ready[i].len() >= len).min_by_key(|&i| ready[i].len());
     match best {
@@ -39,7 +39,7 @@ pub(crate) fn take<T: Real>(len: usize) -> Vec<T> {
 }
 
 /// Hands back numbers that nobody needs any more.
-pub(crate) fn give<T: Real>(numbers: Vec<T>) {
+pub fn give<T: Real>(numbers: Vec<T>) {
     let mut ready = T::drawer().0.lock().unwrap_or_else(PoisonError::into_inner);
     ready.push(numbers);
     if ready.len() > KEPT

@@ -5,7 +5,12 @@
 
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
-use crate::Real;
+use crate::buffers::unwritten;
+use crate::dispatch::dispatched;
+use crate::{Real, SharedRows, for_each};
+
+/// The rows of one job.
+const ROWS: usize = 8;
 
 /// Normalizes each row of `x`, which may be wider than the result.
 ///
@@ -20,10 +25,7 @@ pub fn layer_norm<S: Real, T: Real>(
     bias: ArrayView1<'_, T>,
     eps: f64,
 ) -> Array2<T> {
-    let rows = x.rows().into_iter();
-    normalize(rows, x.dim(), weight, bias, eps, |row, sum| {
-        sum.iter_mut().zip(row).for_each(|(s, x)| *s = x.wide());
-    })
+    normalize(x.dim(), weight, bias, eps, |i, sum| widen(x.row(i), sum))
 }
 
 /// Normalizes each row of x + residual, in one pass over the two.
@@ -41,41 +43,66 @@ pub fn residual_layer_norm<S: Real, T: Real>(
     eps: f64,
 ) -> Array2<T> {
     assert_eq!(x.dim(), residual.dim(), "one residual an element");
-    let rows = x.rows().into_iter().zip(residual.rows());
-    normalize(rows, x.dim(), weight, bias, eps, |(row, residual), sum| {
-        for (s, (x, r)) in sum.iter_mut().zip(row.iter().zip(residual)) {
-            *s = x.wide() + r.wide();
+    normalize(x.dim(), weight, bias, eps, |i, sum| {
+        widen(x.row(i), sum);
+        match residual.row(i).as_slice() {
+            Some(residual) => sum.iter_mut().zip(residual).for_each(|(s, r)| *s += r.wide()),
+            None => sum.iter_mut().zip(residual.row(i)).for_each(|(s, r)| *s += r.wide()),
         }
     })
 }
 
-/// The rows that `widen` lays out in `f64`, normalized.
-fn normalize<T: Real, R>(
-    rows: impl Iterator<Item = R>,
+/// The rows that `lay` lays out in `f64`, each normalized.
+fn normalize<T: Real>(
     shape: (usize, usize),
     weight: ArrayView1<'_, T>,
     bias: ArrayView1<'_, T>,
     eps: f64,
-    widen: impl Fn(R, &mut [f64]),
+    lay: impl Fn(usize, &mut [f64]) + Sync,
 ) -> Array2<T> {
-    assert_eq!((weight.len(), bias.len()), (shape.1, shape.1), "one weight and bias a column");
-    let mut y = Vec::with_capacity(shape.0 * shape.1);
-    let mut x = vec![0.0; shape.1];
-    for row in rows {
-        widen(row, &mut x);
-        // 1. μ
-        let mean = sum(&x, |x| x) / shape.1 as f64;
-        // 2. σ²
-        let variance = sum(&x, |x| (x - mean) * (x - mean)) / shape.1 as f64;
-        // 3. normalize, scale, shift
-        let scale = 1.0 / (variance + eps).sqrt();
-        let affine = weight.iter().zip(bias);
-        y.extend(x.iter().zip(affine).map(|(x, (g, b))| T::of((x - mean) * scale * g.wide() + b.wide())));
+    let (count, width) = shape;
+    assert_eq!((weight.len(), bias.len()), (width, width), "one weight and bias a column");
+    let (weight, bias) = (weight.as_standard_layout(), bias.as_standard_layout());
+    let (weight, bias) = (weight.as_slice().unwrap_or_default(), bias.as_slice().unwrap_or_default());
+    let mut y = unwritten(shape);
+    let rows = SharedRows::new(&mut y);
+    for_each(count.div_ceil(ROWS), |block| {
+        let mut x = vec![0.0; width];
+        for i in block * ROWS..count.min((block + 1) * ROWS) {
+            lay(i, &mut x);
+            // SAFETY: each row is one job's.
+            normalize_row(&x, weight, bias, eps, unsafe { rows.row(i) });
+        }
+    });
+    y
+}
+
+fn widen<S: Real>(row: ArrayView1<'_, S>, to: &mut [f64]) {
+    match row.as_slice() {
+        Some(row) => to.iter_mut().zip(row).for_each(|(to, x)| *to = x.wide()),
+        None => to.iter_mut().zip(row).for_each(|(to, x)| *to = x.wide()),
     }
-    Array2::from_shape_vec(shape, y).expect("a row for each row")
+}
+
+dispatched! {
+    fn normalize_row<T>(x: &[f64], weight: &[T], bias: &[T], eps: f64, y: &mut [T]) = normalize_row_body
+}
+
+#[inline(always)]
+fn normalize_row_body<T: Real>(x: &[f64], weight: &[T], bias: &[T], eps: f64, y: &mut [T]) {
+    // 1. μ
+    let mean = sum(x, |x| x) / x.len() as f64;
+    // 2. σ²
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / x.len() as f64;
+    // 3. normalize, scale, shift
+    let scale = 1.0 / (variance + eps).sqrt();
+    for ((y, x), (g, b)) in y.iter_mut().zip(x).zip(weight.iter().zip(bias)) {
+        *y = T::of((x - mean) * scale * g.wide() + b.wide());
+    }
 }
 
 /// Σ f(x), in eight partial sums so that it can be vectorized.
+#[inline(always)]
 fn sum(x: &[f64], f: impl Fn(f64) -> f64) -> f64 {
     let mut partial = [0.0; 8];
     let (chunks, rest) = x.as_chunks::<8>();

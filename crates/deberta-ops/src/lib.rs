@@ -16,7 +16,9 @@ mod activation;
 mod buffers;
 mod conv1d;
 mod cross_entropy;
+mod dispatch;
 mod gather;
+mod head_scores;
 mod layer_norm;
 mod linear;
 mod masked_softmax;
@@ -28,13 +30,14 @@ mod tile;
 mod vectorized;
 
 pub use activation::Activation;
-pub use buffers::{clear_buffers, recycle, unwritten};
+pub use buffers::{clear_buffers, give, recycle, take, unwritten};
 pub use conv1d::conv1d;
 pub use cross_entropy::{
     LossError, binary_cross_entropy_with_logits, cross_entropy, cross_entropy_each, mean_squared_error,
     soft_cross_entropy,
 };
 pub use gather::{gather_c2p, gather_p2c, gather_rows};
+pub use head_scores::{Lanes, add_reversed, exponentials, skew};
 pub use layer_norm::{layer_norm, residual_layer_norm};
 pub use linear::{SMALL_PRODUCT, accumulates_wide, linear, linear_then, linear_wide, narrow, wide};
 pub use masked_softmax::{Hidden, masked_softmax};

@@ -12,11 +12,11 @@
 
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Ix2};
 
+use crate::Real;
 use crate::buffers::{give, take, unwritten};
 use crate::shared::SharedRows;
 use crate::threads::{for_each, threads};
 use crate::tile::{LANES, Tile};
-use crate::Real;
 
 /// The rows of x in one job, at most.
 const BLOCK: usize = 64;
@@ -136,26 +136,22 @@ impl Job {
         let weight = weight.as_slice().expect("laid out in order before");
         let block = depth.div_ceil(depth.div_ceil(DEPTH).max(1)).max(1);
         for k in (0..depth).step_by(block) {
-            for r in (0..width).step_by(T::tile_rows()) {
-                for p in (0..count).step_by(T::tile_panels()) {
-                    let tile = Tile {
-                        depth: block.min(depth - k),
-                        rows: T::tile_rows().min(width - r),
-                        panels: T::tile_panels().min(count - p),
-                        a: &weight[(self.columns.start + r) * depth + k..],
-                        a_row: depth,
-                        a_depth: 1,
-                        x: &panels[((first + p) * depth + k) * LANES..],
-                        x_depth: LANES,
-                        x_panel: depth * LANES,
-                        c_row: LANES,
-                        c_panel: width * LANES,
-                        accumulates: k > 0,
-                        ahead: if p == 0 { T::tile_rows() * depth } else { 0 },
-                    };
-                    tile.compute(&mut sums[(p * width + r) * LANES..]);
-                }
-            }
+            let tile = Tile {
+                depth: block.min(depth - k),
+                rows: width,
+                panels: count,
+                a: &weight[self.columns.start * depth + k..],
+                a_row: depth,
+                a_depth: 1,
+                x: &panels[(first * depth + k) * LANES..],
+                x_depth: LANES,
+                x_panel: depth * LANES,
+                c_row: LANES,
+                c_panel: width * LANES,
+                accumulates: k > 0,
+                ahead: T::tile_rows() * depth,
+            };
+            tile.compute(&mut sums);
         }
         sums
     }
@@ -213,7 +209,10 @@ mod tests {
                 let sum: f64 = (0..depth).map(|k| x[[r, k]].wide() * map.weight[[c, k]].wide()).sum();
                 let expected = 2.0 * (sum + map.bias.map_or(0.0, |b| b[c].wide()));
                 let tolerance = 2.0 * rounding * (depth + 1) as f64;
-                assert!((y.wide() - expected).abs() <= tolerance, "{r}, {c} of {n}×{depth}×{outputs:?}: {y} {expected}");
+                assert!(
+                    (y.wide() - expected).abs() <= tolerance,
+                    "{r}, {c} of {n}×{depth}×{outputs:?}: {y} {expected}"
+                );
             }
         }
     }

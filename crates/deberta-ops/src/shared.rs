@@ -41,7 +41,7 @@ impl<'a, T> SharedRows<'a, T> {
     ///
     /// # Panics
     /// If there are no such rows or columns.
-    #[expect(clippy::mut_from_ref, reason = "that is what it is for; the caller promises that it is sound")]
+    #[allow(clippy::mut_from_ref, reason = "that is what it is for; the caller promises that it is sound")]
     pub unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [T] {
         assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width, "within the array");
         // SAFETY: within the array, as was just checked; exclusive by the caller's promise.
@@ -52,7 +52,7 @@ impl<'a, T> SharedRows<'a, T> {
     ///
     /// # Safety
     /// As for [`Self::part`].
-    #[expect(clippy::mut_from_ref, reason = "as above")]
+    #[allow(clippy::mut_from_ref, reason = "as above")]
     pub unsafe fn row(&self, row: usize) -> &mut [T] {
         // SAFETY: the caller's promise.
         unsafe { self.part(row, 0..self.width) }

@@ -1,4 +1,4 @@
-//! The tile: the one inner loop that every matrix product of the fast path is made of.
+//! The tile: the one inner loop that matrix products are made of.
 //!
 //! ```text
 //! C[r, l] (+)= Σ_k A[r, k] · X[k, l]         r < rows, l < LANES, k < depth
@@ -17,14 +17,14 @@ use crate::Real;
 /// The width of a tile: how many numbers of X lie side by side.
 pub const LANES: usize = 16;
 
-/// One tile, or two beside each other that share A.
+/// A product C of A and X, of which each tile is computed in one go.
 #[derive(Clone, Copy, Debug)]
 pub struct Tile<'a, T> {
     /// The number of terms of each sum.
     pub depth: usize,
-    /// The number of rows of A and C, at most [`Real::tile_rows`].
+    /// The number of rows of A and C.
     pub rows: usize,
-    /// The number of panels of X and C, at most [`Real::tile_panels`].
+    /// The number of panels of X and C, each sixteen wide.
     pub panels: usize,
     /// A, from its first element.
     pub a: &'a [T],
@@ -49,24 +49,36 @@ pub struct Tile<'a, T> {
 }
 
 impl<T: Real> Tile<'_, T> {
-    /// Computes the tile into `c`.
+    /// Computes C into `c`, in as many tiles as it takes: row after row, so that the rows of A are used while they are near.
     ///
     /// # Panics
-    /// If a slice is too short for what the tile says of it.
+    /// If a slice is too short for what is said of it.
     pub fn compute(&self, c: &mut [T]) {
-        let (rows, panels, depth) = (self.rows, self.panels, self.depth);
-        if rows == 0 || panels == 0 {
-            return;
+        for r in (0..self.rows).step_by(T::tile_rows()) {
+            for p in (0..self.panels).step_by(T::tile_panels()) {
+                let part = Tile {
+                    rows: T::tile_rows().min(self.rows - r),
+                    panels: T::tile_panels().min(self.panels - p),
+                    a: &self.a[r * self.a_row..],
+                    x: &self.x[p * self.x_panel..],
+                    ahead: if p == 0 { self.ahead } else { 0 },
+                    ..*self
+                };
+                part.compute_one(&mut c[r * self.c_row + p * self.c_panel..]);
+            }
         }
-        assert!(rows <= T::tile_rows() && panels <= T::tile_panels(), "a tile that this processor has");
+    }
+
+    fn compute_one(&self, c: &mut [T]) {
+        let (rows, panels, depth) = (self.rows, self.panels, self.depth);
         assert!((rows - 1) * self.c_row + (panels - 1) * self.c_panel + LANES <= c.len(), "C holds the tile");
         if depth > 0 {
             assert!((rows - 1) * self.a_row + (depth - 1) * self.a_depth < self.a.len(), "A holds every row and term");
             let last = (depth - 1) * self.x_depth + (panels - 1) * self.x_panel;
             assert!(last + LANES <= self.x.len(), "X holds every term");
         }
-        // SAFETY: everything that is read or written lies within the slices, as was just checked; the processor has what the
-        // chosen version is compiled for.
+        // SAFETY: everything that is read or written lies within the slices, as was just checked; the tile is no larger than
+        // the processor takes, as `compute` cuts it.
         unsafe { T::tile(self, c.as_mut_ptr()) }
     }
 }
@@ -286,7 +298,7 @@ mod x86 {
             #[derive(Clone, Copy)]
             pub(super) struct $name([$register; super::LANES / $width]);
 
-            #[expect(clippy::undocumented_unsafe_blocks, reason = "the promises are those of the trait, word for word")]
+            #[allow(clippy::undocumented_unsafe_blocks, reason = "the promises are those of the trait, word for word")]
             impl Vector<$number> for $name {
                 #[inline(always)]
                 unsafe fn load(from: *const $number) -> Self {
@@ -308,15 +320,15 @@ mod x86 {
                 }
                 #[inline(always)]
                 unsafe fn times_plus(mut self, b: Self, c: Self) -> Self {
-                    for i in 0..self.0.len() {
-                        self.0[i] = unsafe { $fma(self.0[i], b.0[i], c.0[i]) };
+                    for (a, (b, c)) in self.0.iter_mut().zip(b.0.into_iter().zip(c.0)) {
+                        *a = unsafe { $fma(*a, b, c) };
                     }
                     self
                 }
                 #[inline(always)]
                 unsafe fn plus(mut self, b: Self) -> Self {
-                    for i in 0..self.0.len() {
-                        self.0[i] = unsafe { $add(self.0[i], b.0[i]) };
+                    for (a, b) in self.0.iter_mut().zip(b.0) {
+                        *a = unsafe { $add(*a, b) };
                     }
                     self
                 }

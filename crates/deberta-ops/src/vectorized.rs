@@ -7,46 +7,26 @@
 //! erf: a polynomial in x² below 475/512, and 1 − e^p(|x|) above, with the coefficients that N. Juffa published for a
 //! single-precision `erff` (Stack Overflow, question 35148198). One unit in the last place at most.
 
-/// Builds, for one slice function, the versions for wider vectors and the choice between them at run time.
-macro_rules! dispatched {
-    ($(#[$doc:meta])* $name:ident, $body:ident) => {
-        $(#[$doc])*
-        pub(crate) fn $name(values: &mut [f32]) {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx2,fma")]
-                fn wide(values: &mut [f32]) {
-                    values.iter_mut().for_each(|v| *v = $body(*v));
-                }
-                #[target_feature(enable = "avx2,fma")]
-                fn middle(values: &mut [f32]) {
-                    values.iter_mut().for_each(|v| *v = $body(*v));
-                }
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512dq")
-                {
-                    // SAFETY: the processor has what the function is compiled for, as was just asked.
-                    return unsafe { wide(values) };
-                }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: as above.
-                    return unsafe { middle(values) };
-                }
-            }
-            values.iter_mut().for_each(|v| *v = $body(*v));
-        }
-    };
-}
+use crate::dispatch::dispatched;
 
 dispatched! {
     /// Replaces each x by eˣ.
-    exp, exp_one
+    pub(crate) fn exp(values: &mut [f32]) = exp_each
+}
+
+#[inline(always)]
+fn exp_each(values: &mut [f32]) {
+    values.iter_mut().for_each(|v| *v = exp_one(*v));
 }
 
 dispatched! {
     /// Replaces each x by x/2 · (1 + erf(x/√2)).
-    gelu, gelu_one
+    pub(crate) fn gelu(values: &mut [f32]) = gelu_each
+}
+
+#[inline(always)]
+fn gelu_each(values: &mut [f32]) {
+    values.iter_mut().for_each(|v| *v = gelu_one(*v));
 }
 
 /// Adding and subtracting this rounds an `f32` below 2²² to the nearest whole number.

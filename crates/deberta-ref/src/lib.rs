@@ -36,8 +36,8 @@ pub use deberta_checkpoint as checkpoint;
 #[cfg(feature = "cuda")]
 pub use deberta_cuda as cuda;
 pub use deberta_model::{
-    AttentionInputs, AttentionMask, DebertaV2Config, Head, Inputs, Keep, Labels, Model, ModelError, Observer, Outputs,
-    Profile, Real, SelfAttention, Trace, model, profile, schema,
+    Attention, AttentionInputs, AttentionMask, DebertaV2Config, Head, Inputs, Keep, Labels, Model, ModelError,
+    Observer, Outputs, Profile, Real, SelfAttention, Trace, model, profile, schema, set_threads, threads,
 };
 pub use deberta_tokenizer as tokenizer;
 pub use deberta_verify as verify;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use deberta_checkpoint::Element;
-use deberta_model::{Head, Inputs, Keep, Observer, Outputs, Profile, Real, Trace};
+use deberta_model::{Attention, Head, Inputs, Keep, Observer, Outputs, Profile, Real, Trace};
 use globset::GlobSet;
 use ndarray::ArrayViewD;
 
@@ -68,6 +68,8 @@ pub struct Request {
     pub keep: Keep,
     /// The intermediates to keep, by patterns of their paths.
     pub trace: GlobSet,
+    /// How attention is computed; see [`Model::with_attention`](deberta_model::Model::with_attention). A GPU has its own way.
+    pub attention: Attention,
 }
 
 /// The outputs and intermediates of a forward pass, in the order in which they were computed.
@@ -83,7 +85,7 @@ pub fn run<T: Real + Element>(
     inputs_from: &Path,
     request: &Request,
 ) -> Result<Recorded, Error> {
-    let model = directory.load::<T>(request.head, request.profile)?;
+    let model = directory.load::<T>(request.head, request.profile)?.with_attention(request.attention);
     let failed = |source| Error::Model { path: inputs_from.to_owned(), source };
     record(request, |trace| model.forward(inputs, request.keep, trace).map_err(failed))
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use deberta_checkpoint::Element;
 use deberta_ref::{
-    AttentionInputs, DebertaV2Config, Head, INPUT_NAMES, Keep, ModelDirectory, Observer, Profile, Real, SelfAttention,
-    Trace, read_inputs,
+    Attention, AttentionInputs, DebertaV2Config, Head, INPUT_NAMES, Keep, ModelDirectory, Observer, Profile, Real,
+    SelfAttention, Trace, read_inputs,
 };
 use deberta_testkit::{Case, F32_FACTOR, F64_BOUND, Manifest, TensorFile, distance, fixtures};
 use ndarray::{ArrayD, ArrayViewD, Axis, CowArray};
@@ -107,6 +107,77 @@ fn check(set: &str, elsewhere: impl Fn(&str) -> bool) {
     }
     assert!(compared > manifest.cases.len(), "{set}: nothing was compared");
     assert!(failures.is_empty(), "{set}: {} of {compared} tensors:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Every output of a set under the fused attention, in both precisions and at the same bounds; at padded positions, which
+/// it does not compute, zeros. Returns how many cases it served.
+fn check_fused(set: &str) -> usize {
+    let manifest = Manifest::read(&fixtures(set));
+    let (mut failures, mut served) = (Vec::new(), 0);
+    for case in manifest.cases.iter().filter(|c| c.head != "attention") {
+        let golden = TensorFile::read(&manifest.folder.join(&case.golden["f64"]));
+        let (wide, fused, mask) = run_fused::<f64>(&manifest, case);
+        let (single, ..) = run_fused::<f32>(&manifest, case);
+        served += usize::from(fused);
+        for (name, actual) in wide.iter().filter(|(name, _)| golden.names().any(|n| n == *name)) {
+            let mut expected = golden.float(name).to_owned();
+            if fused {
+                blank_padding(&mut expected, mask.as_ref(), name);
+            }
+            let apart = distance(expected.view(), actual.view());
+            let bound = if golden.is_f32(name) { 4.0 * f64::from(f32::EPSILON) } else { F64_BOUND };
+            if !apart.within(bound) {
+                failures.push(format!("{}: {name} in f64: {:e}", case.name, apart.max_abs));
+            }
+            let apart = distance(expected.view(), single[name].view());
+            if case.f32_to_f64.contains_key(name) && !apart.within(bound_f32(case, name)) {
+                failures.push(format!(
+                    "{}: {name} in f32: {:e} of {:e}",
+                    case.name,
+                    apart.max_abs,
+                    bound_f32(case, name)
+                ));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{set}, {served} cases fused:\n{}", failures.join("\n"));
+    served
+}
+
+type Fused = (BTreeMap<String, ArrayD<f64>>, bool, Option<ArrayD<i64>>);
+
+/// The outputs of a case, whether the fused attention computed them, and the mask.
+fn run_fused<T: Real + Element>(manifest: &Manifest, case: &Case) -> Fused {
+    let directory = ModelDirectory::open(&manifest.folder.join(&case.model)).unwrap();
+    let (head, profile) = (case.head.parse().unwrap(), Profile::from_name(&case.profile).unwrap());
+    let model = directory.load::<T>(head, profile).unwrap().with_attention(Attention::Fused);
+    let (inputs, _) = read_inputs(&manifest.folder.join(&case.golden["f64"])).unwrap();
+    let keep = Keep { hidden_states: true, attentions: false };
+    let outputs = model.forward(&inputs, keep, &mut Trace::off()).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    let mut all = BTreeMap::new();
+    outputs.for_each(|name, value| {
+        all.insert(name.to_owned(), value.mapv(Real::wide));
+    });
+    (all, model.attention(&inputs, keep).unwrap() == Attention::Fused, inputs.attention_mask)
+}
+
+/// Zeros where a token does not exist, in outputs with a row for each token.
+fn blank_padding(output: &mut ArrayD<f64>, mask: Option<&ArrayD<i64>>, name: &str) {
+    let by_token = ["hidden_states.", "last_hidden_state", "start_logits", "end_logits", "logits"];
+    let Some(mask) = mask.filter(|_| by_token.iter().any(|n| name.starts_with(n))) else { return };
+    let (size, length) = (mask.len() / mask.shape()[mask.ndim() - 1], mask.shape()[mask.ndim() - 1]);
+    if output.ndim() < 2 || output.shape()[..2] != [size, length] {
+        return;
+    }
+    for (at, _) in mask.iter().enumerate().filter(|(_, seen)| **seen == 0) {
+        output.index_axis_mut(Axis(0), at / length).index_axis_mut(Axis(0), at % length).fill(0.0);
+    }
+}
+
+/// How many cases the fused attention serves is stated, so that none falls back unseen.
+#[test]
+fn fused() {
+    assert_eq!(["hf", "hf4", "microsoft"].map(check_fused), [0, 0, 0]);
 }
 
 #[test]

@@ -10,6 +10,8 @@
 //! query may attend to it (`attention_mask.sum(-2) > 0`). The references fail there in the embeddings; this follows
 //! what their encoder says.
 
+use std::ops::Range;
+
 use ndarray::{Array1, Array2, Array3, ArrayView1, ArrayView2, ArrayViewD, Axis, Dimension, IxDyn};
 
 use crate::error::ModelError;
@@ -95,6 +97,19 @@ impl AttentionMask {
     /// The mask of the tokens that exist, where this one has a row a query.
     pub(crate) fn without_rows(&self) -> Option<Self> {
         matches!(self.queries, Queries::Each(_)).then(|| Self::of(self.tokens.clone(), Queries::Existing))
+    }
+
+    /// The tokens of each sequence that exist, where they stand together and every query sees the same keys.
+    pub(crate) fn spans(&self) -> Option<Vec<Range<usize>>> {
+        if matches!(self.queries, Queries::Each(_)) {
+            return None;
+        }
+        let span = |tokens: ArrayView1<'_, bool>| {
+            let first = tokens.iter().position(|&exists| exists).unwrap_or(0);
+            let count = tokens.iter().filter(|&&exists| exists).count();
+            tokens.iter().skip(first).take(count).all(|&exists| exists).then(|| first..first + count)
+        };
+        self.tokens.rows().into_iter().map(span).collect()
     }
 
     fn of(tokens: Array2<bool>, queries: Queries) -> Self {

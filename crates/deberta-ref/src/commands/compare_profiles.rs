@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use deberta_ref::{Head, Keep, ModelDirectory, Profile, Trace, read_inputs};
+use deberta_ref::{Attention, Head, Keep, ModelDirectory, Profile, Trace, read_inputs};
 use ndarray::{ArrayD, Axis};
 use serde_json::json;
 
@@ -73,7 +73,7 @@ type Outputs = Vec<(String, ArrayD<f64>)>;
 
 /// The states after every layer, counted from the first layer under every profile, and the head's outputs.
 fn outputs(args: &Args, directory: &ModelDirectory, head: Head, profile: Profile) -> anyhow::Result<Outputs> {
-    let model = directory.load::<f64>(head, profile)?;
+    let model = directory.load::<f64>(head, profile)?.with_attention(Attention::Reference); // padding is compared, too
     let (inputs, _) = read_inputs(&args.inputs)?;
     let keep = Keep { hidden_states: true, attentions: false };
     let outputs = model

@@ -38,9 +38,12 @@ pub struct Args {
     /// Keep the intermediates whose module paths match, such as 'deberta.encoder.layer.0.*' or '*'; may be repeated
     #[arg(long, value_name = "GLOB")]
     pub trace: Vec<String>,
-    /// How attention is computed
-    #[arg(long, default_value = "reference")]
-    pub attention: Attention,
+    /// How attention is computed [default: fused, but reference with --trace or --attentions]
+    ///
+    /// Fused computes no padding: states and logits of padded positions are then zero. Where a result depends on them, where
+    /// a mask has holes or a row for each query, it gives way to reference; what is not padding comes out the same.
+    #[arg(long)]
+    pub attention: Option<Attention>,
     /// Where to compute: the processor, an NVIDIA GPU, or a GPU where there is one
     #[arg(long, default_value = "cpu", value_name = "cpu|cuda|auto")]
     pub device: DeviceName,
@@ -76,6 +79,22 @@ impl ModelArgs {
 pub enum Attention {
     /// The equations, term by term
     Reference,
+    /// Blocked and on all threads, without padding
+    Fused,
+}
+
+impl Args {
+    /// The attention that was asked for and can show what was asked for.
+    fn attention(&self) -> deberta_ref::Attention {
+        let looks_inside = self.attentions || !self.trace.is_empty();
+        if looks_inside && matches!(self.attention, Some(Attention::Fused)) {
+            eprintln!("note: --trace and --attentions show what --attention fused never computes; reference is used");
+        }
+        match self.attention {
+            Some(Attention::Fused) | None if !looks_inside => deberta_ref::Attention::Fused,
+            _ => deberta_ref::Attention::Reference,
+        }
+    }
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -85,6 +104,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         profile: args.model.profile,
         keep: Keep { hidden_states: args.hidden_states, attentions: args.attentions },
         trace: patterns(&args.trace)?,
+        attention: args.attention(),
     };
     let recorded = match args.device.open(args.precision, |note| eprintln!("note: {note}"))? {
         Place::Cpu if args.precision == Precision::F64 => run_in::<f64>(&args, &directory, &request)?,

@@ -1,0 +1,472 @@
+//! Attention as it is fast: the same equations, computed sixteen queries at a time, without any array over all queries and
+//! keys.
+//!
+//! A job is a block of up to [`BLOCK`] queries of one head of one sequence. Its scores lie in columns: a row for each key, and
+//! in it sixteen queries side by side ([`Lanes`]), so that sixteen queries over 512 keys fill 32 KB and stay in the cache
+//! from the first product to the last.
+//!
+//! ```text
+//! c2c[j, i]  = K_j/s · Q_i                         a product
+//! c2p        : P[ρ, i] = PosK_ρ/s · Q_i            a product over the rows ρ that these queries can reach
+//!              Z[x, i] = P[row(x), i]              a row for each distance x: copies
+//!              c2p[j, i] = Z[i − j, i]             lane i shifted by i rows (`skew`): no gather
+//! p2c        : B[j, ρ] = K_j/s · PosQ_ρ            a product over the rows that this block can reach
+//!              p2c[j, i] = B[j, row(i − j)]        sixteen neighbours, where buckets are the distances themselves; one number,
+//!                                                  where all sixteen distances share a bucket; else a look-up each
+//! A[i]       = Σ_j exp(c2c + c2p + p2c − max) · V_j  /  Σ_j exp(…)
+//! ```
+//!
+//! PosK/s and PosQ never change. They are projected once a model, and only for the rows that distances at the lengths seen
+//! so far can reach: 31 of 512 at sixteen tokens.
+//!
+//! Only tokens that exist come here ([`crate::inputs`] packs them), so no score is masked.
+//!
+//! Numerics: products are sums in the type of the data; so are the terms of a score, added as above. The denominators are
+//! `f64` sums of partial sums over 64 keys. Attentions of at most [`SMALL`] multiplications a term are computed in `f64`.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use deberta_ops::{
+    LANES, Lanes, Real, SharedRows, Tile, add_reversed, exponentials, for_each, give, narrow, skew, take, unwritten,
+    wide,
+};
+use ndarray::{Array2, ArrayView2, s};
+
+use super::{DisentangledSelfAttention, Position};
+use crate::relative_position::RelativePositions;
+
+/// The queries of one job, at most.
+const BLOCK: usize = 128;
+/// The keys whose scores are completed at a time.
+const KEYS: usize = 64;
+/// An attention whose c2c has at most this many multiplications is computed in `f64`.
+const SMALL: usize = 1 << 17;
+
+/// What all layers of one forward pass share: where the sequences are, and the row of every distance.
+pub(crate) struct Plan {
+    /// The rows of each sequence.
+    sequences: Vec<Range<usize>>,
+    distances: Option<Distances>,
+}
+
+/// The relative rows of distances −(L − 1) … L − 1, L the length of the longest sequence.
+struct Distances {
+    /// The row of distance x at x + L − 1, less the lowest.
+    rows: Vec<usize>,
+    /// How the rows of x … x + 15 follow one another.
+    runs: Vec<Run>,
+    /// L − 1
+    zero: usize,
+    /// Whether rows never fall as distances grow.
+    ordered: bool,
+    /// The rows that occur.
+    reach: Range<usize>,
+}
+
+/// How the rows of sixteen distances in a row follow one another.
+#[derive(Clone, Copy, PartialEq)]
+enum Run {
+    /// Each is the one before it, plus one.
+    Straight,
+    /// They are the same.
+    Flat,
+    Other,
+}
+
+/// PosK/s and PosQᵀ of the relative rows that were needed so far.
+pub(super) struct Projected<T> {
+    rows: Range<usize>,
+    /// [rows, H·D]
+    keys: Option<Array2<T>>,
+    /// [H·D, rows and some more]: a tile may read beyond the last.
+    queries: Option<Array2<T>>,
+}
+
+/// Beyond the last row of PosQᵀ.
+const MARGIN: usize = 3 * LANES;
+
+impl Plan {
+    pub(crate) fn new(sequences: Vec<Range<usize>>, positions: impl Fn(usize) -> Option<RelativePositions>) -> Self {
+        let longest = sequences.iter().map(Range::len).max().unwrap_or(0).max(1);
+        Self { sequences, distances: positions(longest).map(|p| Distances::new(&p, longest)) }
+    }
+}
+
+impl Distances {
+    fn new(positions: &RelativePositions, length: usize) -> Self {
+        let zero = length - 1;
+        let mut rows: Vec<usize> = (0..=2 * zero)
+            .map(|at| if at < zero { positions.row(0, zero - at) } else { positions.row(at - zero, 0) })
+            .collect();
+        let lowest = rows.iter().copied().min().unwrap_or(0);
+        let highest = rows.iter().copied().max().unwrap_or(0);
+        rows.iter_mut().for_each(|row| *row -= lowest);
+        let run = |at: usize| match rows.get(at..at + LANES) {
+            Some(rows) if rows.windows(2).all(|w| w[0] + 1 == w[1]) => Run::Straight,
+            Some(rows) if rows.windows(2).all(|w| w[0] == w[1]) => Run::Flat,
+            _ => Run::Other,
+        };
+        let runs = (0..rows.len()).map(run).collect();
+        let ordered = rows.is_sorted();
+        Self { rows, runs, zero, ordered, reach: lowest..highest + 1 }
+    }
+
+    /// The rows that distances `from` … `to` can have, less the lowest that occurs.
+    fn window(&self, from: isize, to: isize) -> Range<usize> {
+        if self.ordered { self.row(from)..self.row(to) + 1 } else { 0..self.reach.len() }
+    }
+
+    /// The row of a distance, less the lowest; beyond the table, that of its end.
+    fn row(&self, distance: isize) -> usize {
+        self.rows[self.at(distance)]
+    }
+
+    fn at(&self, distance: isize) -> usize {
+        (distance + self.zero as isize).clamp(0, 2 * self.zero as isize) as usize
+    }
+}
+
+impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
+    /// # Shapes
+    /// `queries`, `keys` and `values` [N, H·D], the rows of `plan`; `relative_rows` [R, E]; returns [N, H·D].
+    pub(super) fn fused(
+        &self,
+        [queries, keys, values]: [ArrayView2<'_, T>; 3],
+        relative_rows: Option<&Array2<T>>,
+        plan: &Plan,
+    ) -> Array2<T> {
+        let distances = plan.distances.as_ref().zip(relative_rows).zip(self.position.as_ref());
+        let position = distances.map(|((distances, rows), position)| {
+            let project = |some| self.project(position, rows, some);
+            (distances, position.kept.reaching(distances.reach.clone(), rows.nrows(), project))
+        });
+        let products: usize = plan.sequences.iter().map(|s| s.len() * s.len() * queries.ncols()).sum();
+        if T::NAME != f64::NAME && products <= SMALL {
+            let position = position.map(|(d, p)| (d, Arc::new(p.wide())));
+            let (queries, keys, values) = (wide(&queries), wide(&keys), wide(&values));
+            let inputs = [queries.view(), keys.view(), values.view()];
+            return narrow(&self.heads::<f64>(inputs, position, plan));
+        }
+        self.heads([queries, keys, values], position, plan)
+    }
+
+    fn heads<S: Real>(
+        &self,
+        inputs: [ArrayView2<'_, S>; 3],
+        position: Option<(&Distances, Arc<Projected<S>>)>,
+        plan: &Plan,
+    ) -> Array2<S> {
+        let [queries, keys, values] = inputs;
+        let mut out = unwritten(queries.dim());
+        // Blocks of one head follow one another, so that its keys and values are still in the cache.
+        let blocks = |s: &Range<usize>| (0..s.len()).step_by(BLOCK).map(move |from| from..(from + BLOCK));
+        let jobs: Vec<(&Range<usize>, usize, Range<usize>)> = plan
+            .sequences
+            .iter()
+            .flat_map(|s| {
+                (0..self.heads).flat_map(move |h| blocks(s).map(move |b| (s, h, b.start..b.end.min(s.len()))))
+            })
+            .collect();
+        let shared = SharedRows::new(&mut out);
+        for_each(jobs.len(), |i| {
+            let (sequence, h, block) = jobs[i].clone();
+            let columns = h * self.head_size..(h + 1) * self.head_size;
+            let [queries, keys, values] =
+                [&queries, &keys, &values].map(|rows| rows.slice(s![sequence.clone(), columns.clone()]));
+            let position = position.as_ref().map(|(distances, projected)| OfHead {
+                distances,
+                projected,
+                first: distances.reach.start - projected.rows.start,
+                columns: columns.clone(),
+            });
+            let job = Job::new(keys, values, S::of(self.scale.wide()), position, &block);
+            for first in block.clone().step_by(LANES) {
+                let some = first..block.end.min(first + LANES);
+                let context = job.attend(first, queries.slice(s![some.clone(), ..])); // [queries, D and some more]
+                for (i, context) in some.zip(context.chunks(job.width)) {
+                    // SAFETY: each row and head is one job's.
+                    let to = unsafe { shared.part(sequence.start + i, columns.clone()) };
+                    to.copy_from_slice(&context[..to.len()]);
+                }
+                give(context);
+            }
+            job.end();
+        });
+        out
+    }
+
+    /// PosK/s and PosQᵀ of some relative rows.
+    fn project(&self, position: &Position<'w, T>, relative_rows: &Array2<T>, rows: Range<usize>) -> Projected<T> {
+        let some = relative_rows.slice(s![rows.clone(), ..]);
+        let keys = position.c2p.then(|| {
+            let projection = position.key_proj.as_ref().unwrap_or(&self.key_proj);
+            projection.forward(some) / self.scale
+        });
+        let queries = position.p2c.then(|| {
+            let queries = position.query_proj.as_ref().unwrap_or(&self.query_proj).forward(some); // [rows, H·D]
+            let mut turned = Array2::zeros((queries.ncols(), rows.len() + MARGIN));
+            turned.slice_mut(s![.., ..rows.len()]).assign(&queries.t());
+            turned
+        });
+        Projected { rows, keys, queries }
+    }
+}
+
+/// The projections that a model keeps, of as many relative rows as were needed so far.
+pub(super) struct Kept<T>(Mutex<Option<Arc<Projected<T>>>>);
+
+impl<T: Real> Kept<T> {
+    pub(super) fn none() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Projections that reach over `rows` of `all`. The first time they are computed for these rows; if that turns out to
+    /// be too few, for all, so that no sequence of lengths costs more than two projections.
+    fn reaching(
+        &self,
+        rows: Range<usize>,
+        all: usize,
+        project: impl FnOnce(Range<usize>) -> Projected<T>,
+    ) -> Arc<Projected<T>> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some(found) if found.rows.start <= rows.start && rows.end <= found.rows.end => Arc::clone(found),
+            before => {
+                let rows = if before.is_some() { 0..all } else { rows };
+                Arc::clone(kept.insert(Arc::new(project(rows))))
+            }
+        }
+    }
+}
+
+impl<T: Real> Projected<T> {
+    fn wide(&self) -> Projected<f64> {
+        let wide = |rows: &Option<Array2<T>>| rows.as_ref().map(|rows| wide(rows));
+        Projected { rows: self.rows.clone(), keys: wide(&self.keys), queries: wide(&self.queries) }
+    }
+}
+
+/// The relative side of one head.
+struct OfHead<'a, S> {
+    distances: &'a Distances,
+    projected: &'a Projected<S>,
+    /// Where the lowest row that occurs stands among the projected ones.
+    first: usize,
+    /// The head's part of H·D.
+    columns: Range<usize>,
+}
+
+impl<S: Real> OfHead<'_, S> {
+    /// PosK/s from a row on, and from row to row.
+    fn keys(&self, row: usize) -> Option<(&[S], usize)> {
+        let keys = self.projected.keys.as_ref()?;
+        let from = (self.first + row) * keys.ncols() + self.columns.start;
+        Some((&keys.as_slice()?[from..], keys.ncols()))
+    }
+
+    /// PosQᵀ from a row on, and from dimension to dimension.
+    fn queries(&self, row: usize) -> Option<(&[S], usize)> {
+        let queries = self.projected.queries.as_ref()?;
+        let from = self.columns.start * queries.ncols() + self.first + row;
+        Some((&queries.as_slice()?[from..], queries.ncols()))
+    }
+}
+
+/// One block of queries of one head.
+struct Job<'a, S> {
+    /// The number of keys.
+    length: usize,
+    /// D
+    size: usize,
+    /// D, rounded up to whole vectors.
+    width: usize,
+    /// K/s, [length, D]
+    keys: Vec<S>,
+    /// V, [length, width]
+    values: Vec<S>,
+    position: Option<OfHead<'a, S>>,
+    p2c: Option<PositionToContent<S>>,
+}
+
+/// B, the scores of keys against the position queries that the block can reach.
+struct PositionToContent<S> {
+    /// [length, width]
+    scores: Vec<S>,
+    width: usize,
+    /// The row at which the scores begin, for each tile of keys.
+    starts: Vec<usize>,
+}
+
+impl<'a, S: Real> Job<'a, S> {
+    fn new(
+        keys: ArrayView2<'_, S>,
+        values: ArrayView2<'_, S>,
+        scale: S,
+        position: Option<OfHead<'a, S>>,
+        block: &Range<usize>,
+    ) -> Self {
+        let (length, size) = keys.dim();
+        let width = size.next_multiple_of(LANES);
+        let mut job =
+            Job { length, size, width, keys: take(length * size), values: take(length * width), position, p2c: None };
+        for (to, key) in job.keys.chunks_mut(size).zip(keys.rows()) {
+            to.iter_mut().zip(key).for_each(|(to, &k)| *to = k / scale);
+        }
+        for (to, value) in job.values.chunks_mut(width).zip(values.rows()) {
+            to[size..].fill(S::zero());
+            to.iter_mut().zip(value).for_each(|(to, &v)| *to = v);
+        }
+        job.p2c = job.position_to_content(block);
+        job
+    }
+
+    fn end(self) {
+        give(self.keys);
+        give(self.values);
+        if let Some(p2c) = self.p2c {
+            give(p2c.scores);
+        }
+    }
+
+    fn position_to_content(&self, block: &Range<usize>) -> Option<PositionToContent<S>> {
+        let position = self.position.as_ref()?;
+        position.projected.queries.as_ref()?;
+        let step = S::tile_rows();
+        let tiles = || (0..self.length).step_by(step).map(|from| from..self.length.min(from + step));
+        // Whole vectors of queries, as `attend` takes them.
+        let last = (block.start + block.len().next_multiple_of(LANES) - 1) as isize;
+        let window = |keys: &Range<usize>| {
+            position.distances.window(block.start as isize - (keys.end as isize - 1), last - keys.start as isize)
+        };
+        let width = tiles().map(|keys| window(&keys).len()).max().unwrap_or(0).next_multiple_of(LANES);
+        let mut scores = take(self.length * width);
+        let mut starts = Vec::with_capacity(self.length.div_ceil(step));
+        for keys in tiles() {
+            let window = window(&keys);
+            let (x, x_depth) = position.queries(window.start)?;
+            let tile = Tile {
+                depth: self.size,
+                rows: keys.len(),
+                panels: window.len().div_ceil(LANES),
+                a: &self.keys[keys.start * self.size..],
+                a_row: self.size,
+                a_depth: 1,
+                x,
+                x_depth,
+                x_panel: LANES,
+                c_row: width,
+                c_panel: LANES,
+                accumulates: false,
+                ahead: 0,
+            };
+            tile.compute(&mut scores[keys.start * width..]);
+            starts.push(window.start);
+        }
+        Some(PositionToContent { scores, width, starts })
+    }
+
+    /// The context of up to sixteen queries from `first` on, [queries, width].
+    fn attend(&self, first: usize, queries: ArrayView2<'_, S>) -> Vec<S> {
+        // 1. The queries, side by side.
+        let mut panel = take(self.size * LANES);
+        panel.fill(S::zero());
+        for (l, query) in queries.rows().into_iter().enumerate() {
+            panel.iter_mut().skip(l).step_by(LANES).zip(query).for_each(|(to, &q)| *to = q);
+        }
+        // 2. The scores, [length, 16].
+        let mut scores = take(self.length * LANES);
+        self.score(&self.keys, self.size, self.length, &panel, &mut scores);
+        self.add_content_to_position(first, &panel, scores.as_chunks_mut().0);
+        self.add_position_to_content(first, scores.as_chunks_mut().0);
+        give(panel);
+        // 3. Their exponentials, and the values that these weigh.
+        let sums = exponentials(scores.as_chunks_mut().0);
+        let mut context = take(queries.nrows() * self.width);
+        let tile = Tile {
+            depth: self.length,
+            rows: queries.nrows(),
+            panels: self.width / LANES,
+            a: &scores,
+            a_row: 1,
+            a_depth: LANES,
+            x: &self.values,
+            x_depth: self.width,
+            x_panel: LANES,
+            c_row: self.width,
+            c_panel: LANES,
+            accumulates: false,
+            ahead: 0,
+        };
+        tile.compute(&mut context);
+        give(scores);
+        for (context, sum) in context.chunks_mut(self.width).zip(sums) {
+            let share = 1.0 / sum;
+            context.iter_mut().for_each(|c| *c = S::of(c.wide() * share));
+        }
+        context
+    }
+
+    /// `rows` of some kind against the queries of a panel, [rows, 16].
+    fn score(&self, rows: &[S], step: usize, count: usize, panel: &[S], scores: &mut [S]) {
+        let tile = Tile {
+            depth: self.size,
+            rows: count,
+            panels: 1,
+            a: rows,
+            a_row: step,
+            a_depth: 1,
+            x: panel,
+            x_depth: LANES,
+            x_panel: 0,
+            c_row: LANES,
+            c_panel: 0,
+            accumulates: false,
+            ahead: 0,
+        };
+        tile.compute(scores);
+    }
+
+    fn add_content_to_position(&self, first: usize, panel: &[S], scores: &mut [Lanes<S>]) {
+        let Some(position) = &self.position else { return };
+        let (first, length) = (first as isize, self.length as isize);
+        let window = position.distances.window(first - (length - 1), first + LANES as isize - 1);
+        let Some((keys, step)) = position.keys(window.start) else { return };
+        let mut of_rows = take(window.len() * LANES);
+        self.score(keys, step, window.len(), panel, &mut of_rows);
+        let of_rows: &[Lanes<S>] = of_rows.as_chunks().0;
+        let mut of_distances = [[S::zero(); LANES]; KEYS + LANES - 1];
+        for (block, scores) in scores.chunks_mut(KEYS).enumerate() {
+            // The distances of the last key from the first query, to the first key from the last query.
+            let last_key = (block * KEYS + scores.len()) as isize - 1;
+            let terms = &mut of_distances[..scores.len() + LANES - 1];
+            for (x, term) in (first - last_key..).zip(terms.iter_mut()) {
+                *term = of_rows[position.distances.row(x) - window.start];
+            }
+            skew(terms);
+            add_reversed(scores, &terms[..scores.len()]);
+        }
+    }
+
+    fn add_position_to_content(&self, first: usize, scores: &mut [Lanes<S>]) {
+        let (Some(position), Some(p2c)) = (&self.position, &self.p2c) else { return };
+        let (distances, step) = (position.distances, S::tile_rows());
+        for (j, score) in scores.iter_mut().enumerate() {
+            let x = first as isize - j as isize;
+            let start = p2c.starts[j / step];
+            let of_rows = &p2c.scores[j * p2c.width..(j + 1) * p2c.width];
+            let at = distances.row(x) - start;
+            match distances.runs[distances.at(x)] {
+                Run::Straight => {
+                    score.iter_mut().zip(&of_rows[at..at + LANES]).for_each(|(s, &term)| *s += term);
+                }
+                Run::Flat => score.iter_mut().for_each(|s| *s += of_rows[at]),
+                Run::Other => {
+                    for (s, x) in score.iter_mut().zip(x..) {
+                        *s += of_rows[distances.row(x) - start];
+                    }
+                }
+            }
+        }
+    }
+}
