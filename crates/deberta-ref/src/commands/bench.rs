@@ -40,8 +40,11 @@ pub struct Args {
     #[arg(long, default_value = "f32", value_name = "f32|f64")]
     precision: Precision,
     /// How attention is computed
-    #[arg(long, default_value = "reference")]
+    #[arg(long, default_value = "fused")]
     attention: Attention,
+    /// Use this many threads; 0: as many as the machine runs at once
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
     /// Where to compute; only the processor's passes can be timed so far
     #[arg(long, default_value = "cpu", value_name = "cpu|cuda|auto")]
     device: DeviceName,
@@ -81,7 +84,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn run_in<T: Real + Element>(args: &Args) -> anyhow::Result<ExitCode> {
     let shapes = args.shapes()?;
     let (directory, head) = args.model.open()?;
-    let model = directory.load::<T>(head, args.model.profile)?;
+    deberta_ref::set_threads(args.threads);
+    let model = directory.load::<T>(head, args.model.profile)?.with_attention(args.attention.into());
     let plan = Plan { repeat: args.repeat, seconds: args.seconds };
     let mut timings = Vec::with_capacity(shapes.len());
     for shape in &shapes {

@@ -44,6 +44,9 @@ pub struct Args {
     /// a mask has holes or a row for each query, it gives way to reference; what is not padding comes out the same.
     #[arg(long)]
     pub attention: Option<Attention>,
+    /// Use this many threads; 0: as many as the machine runs at once
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
     /// Where to compute: the processor, an NVIDIA GPU, or a GPU where there is one
     #[arg(long, default_value = "cpu", value_name = "cpu|cuda|auto")]
     pub device: DeviceName,
@@ -83,6 +86,15 @@ pub enum Attention {
     Fused,
 }
 
+impl From<Attention> for deberta_ref::Attention {
+    fn from(named: Attention) -> Self {
+        match named {
+            Attention::Reference => Self::Reference,
+            Attention::Fused => Self::Fused,
+        }
+    }
+}
+
 impl Args {
     /// The attention that was asked for and can show what was asked for.
     fn attention(&self) -> deberta_ref::Attention {
@@ -98,6 +110,7 @@ impl Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    deberta_ref::set_threads(args.threads);
     let (directory, head) = args.model.open()?;
     let request = Request {
         head,
