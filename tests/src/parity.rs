@@ -121,7 +121,8 @@ impl Subject {
         precision: Precision,
         rung: Option<Rung>,
     ) -> Result<Vec<Finding>, Box<dyn std::error::Error>> {
-        let model = self.directory.load::<f64>(self.head, self.profile)?;
+        // The equations, padding included.
+        let model = self.directory.load::<f64>(self.head, self.profile)?.with_attention(Attention::Reference);
         // Padding is compared, too, wherever the device computes it.
         let model = model.with_attention(Attention::Reference);
         let (inputs, _): (Inputs<f64>, _) = read_inputs(&self.inputs)?;
