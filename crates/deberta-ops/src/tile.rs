@@ -112,25 +112,28 @@ trait Vector<T>: Copy {
 /// # Safety
 /// The processor has the instructions of `V`, and the tile's slices and `c` hold what the tile says.
 #[inline(always)]
+#[expect(clippy::needless_range_loop, reason = "counted loops are unrolled into registers")]
 unsafe fn run<T: Real, V: Vector<T>, const ROWS: usize, const PANELS: usize>(tile: &Tile<'_, T>, c: *mut T) {
     // SAFETY: offsets are those that `Tile::compute` checked; prefetching may touch any address.
     unsafe {
+        // Wrapping arithmetic: the offsets are in range, as was checked, and a check in here would cost most of the speed.
+        let (a_row, x_panel, ahead) = (tile.a_row, tile.x_panel, tile.ahead);
         let mut sums = [[V::zero(); PANELS]; ROWS];
         let (mut a, mut x) = (tile.a.as_ptr(), tile.x.as_ptr());
         for k in 0..tile.depth {
             let mut lanes = [V::zero(); PANELS];
-            for (p, lanes) in lanes.iter_mut().enumerate() {
-                *lanes = V::load(x.add(p * tile.x_panel));
+            for p in 0..PANELS {
+                lanes[p] = V::load(x.wrapping_add(p.wrapping_mul(x_panel)));
             }
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let factor = V::repeat(a.add(r * tile.a_row));
-                for (sum, lanes) in sums.iter_mut().zip(lanes) {
-                    *sum = lanes.times_plus(factor, *sum);
+            for r in 0..ROWS {
+                let factor = V::repeat(a.wrapping_add(r.wrapping_mul(a_row)));
+                for p in 0..PANELS {
+                    sums[r][p] = lanes[p].times_plus(factor, sums[r][p]);
                 }
             }
-            if tile.ahead > 0 && k % 16 == 0 {
+            if ahead > 0 && k % 16 == 0 {
                 for r in 0..ROWS {
-                    prefetch(a.wrapping_add(r * tile.a_row + tile.ahead));
+                    prefetch(a.wrapping_add(r.wrapping_mul(a_row)).wrapping_add(ahead));
                 }
             }
             a = a.wrapping_add(tile.a_depth);
