@@ -76,6 +76,8 @@ fn lengths(inputs: &Inputs<f32>) -> Vec<usize> {
 }
 
 fn main() -> Result<()> {
+    let threads = std::env::args().nth(1).context("usage: bench_worker THREADS")?;
+    deberta_ref::set_threads(threads.parse().with_context(|| format!("`{threads}` is no number of threads"))?);
     let mut worker = Worker::default();
     for line in std::io::stdin().lock().lines() {
         let answer = serde_json::from_str(&line?)

@@ -29,7 +29,7 @@ fn json_has_an_object_a_shape_with_the_agreed_keys() {
     std::fs::write(&lengths, "# two sequences\n9\n4\n").unwrap();
     let model = fixtures("hf/base-v3");
     let output = program(
-        &["bench", "--shapes", "1x16,2x5", "--repeat", "4", "--json"],
+        &["bench", "--shapes", "1x16,2x5", "--repeat", "4", "--threads", "1", "--json"],
         &[("--model", &model), ("--lengths", &lengths)],
     );
     let (stdout, stderr) = said(&output);
@@ -55,11 +55,11 @@ fn json_has_an_object_a_shape_with_the_agreed_keys() {
 fn the_table_has_a_line_a_shape_in_either_precision() {
     let model = fixtures("hf/base-v3");
     for precision in ["f32", "f64"] {
-        let arguments = ["bench", "--shapes", "1x3", "--seconds", "0", "--precision", precision];
+        let arguments = ["bench", "--shapes", "1x3", "--seconds", "0", "--precision", precision, "--threads", "2"];
         let (stdout, stderr) = said(&program(&arguments, &[("--model", &model)]));
         let lines: Vec<&str> = stdout.lines().collect();
         assert!(lines.iter().any(|l| l.starts_with("1x3 ")) && stdout.contains("median s"), "{stdout}{stderr}");
-        assert!(lines[0].contains(precision), "{stdout}");
+        assert!(lines[0].contains(precision) && lines[0].contains("2 threads"), "{stdout}");
     }
 }
 

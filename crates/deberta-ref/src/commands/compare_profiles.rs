@@ -27,6 +27,9 @@ pub struct Args {
     /// The profile to measure from
     #[arg(long, default_value = "hf-5", value_parser = parse_profile)]
     from: Profile,
+    /// Use this many threads; 0: as many as the machine runs at once
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
@@ -49,6 +52,7 @@ const ROUNDING: f64 = 1e-9;
 /// # Errors
 /// A model or inputs that cannot be read, or that do not fit.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    deberta_ref::set_threads(args.threads);
     let directory = ModelDirectory::open(&args.model)?;
     let head = args.head.unwrap_or_else(|| directory.default_head());
     let base = outputs(&args, &directory, head, args.from)?;

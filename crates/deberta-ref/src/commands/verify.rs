@@ -41,6 +41,9 @@ pub struct Args {
     reference: Option<PathBuf>,
     #[command(flatten)]
     naming: NamingArgs,
+    /// Use this many threads; 0: as many as the machine runs at once
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    threads: usize,
     #[command(flatten)]
     shown: Shown,
 }
@@ -60,6 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn verify(args: &Args) -> anyhow::Result<ExitCode> {
+    deberta_ref::set_threads(args.threads);
     let mut golden = open_dump(&args.golden)?;
     let renamed = args.naming.rename(&mut golden)?;
     let (directory, head) = args.model.open()?;

@@ -13,12 +13,13 @@ use super::measure::Timing;
 pub fn title<T: Real>(args: &Args, model: &Model<'_, T>) -> String {
     let config = model.config();
     format!(
-        "{} ({}, hidden_size {}, {} layers), {}",
+        "{} ({}, hidden_size {}, {} layers), {}, {} threads",
         args.model.model.display(),
         model.head(),
         config.hidden_size,
         config.num_hidden_layers,
         args.precision,
+        deberta_ref::threads(),
     )
 }
 
