@@ -196,9 +196,10 @@ macro_rules! tiles {
                         // SAFETY: the caller's promise.
                         unsafe { by_rows!(tile, c, $number, $avx2, 1, $($avx2_rows)+) }
                     }
-                    // SAFETY: the processor has what the version is compiled for, as is asked first.
                     match level() {
+                        // SAFETY: the caller's promise; the processor has what the version is compiled for.
                         Level::Avx512 => return unsafe { wide(tile, c) },
+                        // SAFETY: as above.
                         Level::Avx2 => return unsafe { middle(tile, c) },
                         Level::Portable => {}
                     }

@@ -16,7 +16,8 @@ const LOSS: f64 = 1e-4;
 fn the_accuracy_on_held_out_verses_is_what_the_card_says() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/shipped");
     let text = std::fs::read_to_string(directory.join("held-out.txt")).expect("the verses are there");
-    let card: Value = serde_json::from_slice(&std::fs::read(directory.join("measured.json")).expect("a card")).expect("JSON");
+    let card: Value =
+        serde_json::from_slice(&std::fs::read(directory.join("measured.json")).expect("a card")).expect("JSON");
     let said = &card["held-out.txt"];
     let lines: Vec<&str> = text.lines().collect();
     let measured = masked_accuracy::measure(&directory, &lines).expect("the model runs");
