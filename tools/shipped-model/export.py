@@ -146,6 +146,7 @@ def main():
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--quick", action="store_true", help="measure on the shipped verses only")
+    parser.add_argument("--remark", default="", help="a sentence for the card, such as why the training ended")
     arguments = parser.parse_args()
     work, output = arguments.work, arguments.output
     output.mkdir(parents=True, exist_ok=True)
@@ -186,7 +187,8 @@ def main():
             log = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         train_tokens = sum(len(verse) for verses in trained_on for verse in verses)
         (output / "training.svg").write_text(curve(log))
-        (output / "README.md").write_text(card(output, log, measured, state, train_tokens))
+        text = card(output, log, measured, state, train_tokens)
+        (output / "README.md").write_text(text + (f"\n{arguments.remark}\n" if arguments.remark else ""))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 //! blocks of queries and keys, logarithmic buckets, distances beyond the last bucket, ragged batches.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
+#![allow(clippy::single_range_in_vec_init, reason = "a batch is a list of the ranges that exist, often of one")]
 
 use std::collections::BTreeMap;
 
