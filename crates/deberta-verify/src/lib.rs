@@ -6,6 +6,9 @@
 //!
 //! The crate knows tensors and names, and no model: it depends on no other crate of this project.
 
+#[cfg(feature = "openblas")]
+extern crate openblas_src as _;
+
 pub mod adapt;
 pub mod budget;
 pub mod compare;
