@@ -55,13 +55,19 @@ def belongs(name, kind, inputs):
     return is_output(name) if kind == "outputs" else not is_output(name) and name.rsplit(".", 1)[-1] not in STEPS
 
 
+def bare(name):
+    return name.removeprefix("deberta.") if name else name
+
+
 def in_order(names):
     """The recorded tensors in the order in which PyTorch computed them, outputs beside what they are copies of. Which of the
     two projections of the relative rows comes first is nobody's concern: that to keys, here."""
     steps = [n for n in names if not is_output(n)]
-    at = {n.removeprefix("deberta."): float(i) for i, n in enumerate(steps)}
-    for name in [n for n in at if n.endswith("pos_key_proj")]:
-        at[name] = min(at[name], at.get(name.replace("pos_key_proj", "pos_query_proj"), at[name]))
+    at = {bare(n): float(i) for i, n in enumerate(steps)}
+    for query in [n for n in at if n.endswith("pos_query_proj")]:
+        key = query.replace("pos_query_proj", "pos_key_proj")
+        if key in at and at[key] > at[query]:
+            at[key], at[query] = at[query], at[key]
     end = float(len(steps))
 
     def place(name):
@@ -75,9 +81,7 @@ def in_order(names):
             return at[f"encoder.layer.{number}.attention.self.probs"] + 0.5
         if is_output(name):
             return end + OUTPUTS.index(name)
-        bare_name = name.removeprefix("deberta.")
-        sibling = bare_name.replace("pos_query_proj", "pos_key_proj")
-        return max(at[bare_name], at.get(sibling, 0.0) + 0.1)
+        return at[bare(name)]
 
     return sorted(names, key=place)
 
@@ -216,10 +220,6 @@ class Answer:
             return f"{first:13}no cause"
         word = "ok" if self.cause_right else "WRONG" if self.confident_wrong else "unsure"
         return f"{first:13}{word:7}{self.cause} {self.confidence:.2f}"
-
-
-def bare(name):
-    return name.removeprefix("deberta.") if name else name
 
 
 def answers(group, mistake, bench, name, dtype, binary):
