@@ -242,6 +242,10 @@ mod tests {
         assert_eq!(needed(Head::QuestionAnswering, right.clone(), &plain), Padding::Skipped);
         assert_eq!(needed(Head::QuestionAnswering, right, &labelled), Padding::Computed);
         assert_eq!(needed(Head::QuestionAnswering, array![[1, 1, 1]].into_dyn(), &labelled), Padding::Skipped);
-        assert_eq!(needed(Head::Base, array![[[1, 0], [1, 1]]].into_dyn(), &plain), Padding::Computed);
+        // A mask with a row a query: nothing is padding where somebody sees each token.
+        assert_eq!(needed(Head::Base, array![[[1, 0], [1, 1]]].into_dyn(), &plain), Padding::Skipped);
+        assert_eq!(needed(Head::Base, array![[[1, 0], [1, 0]]].into_dyn(), &plain), Padding::Computed);
+        let rows = Packing::new(&batch(array![[[1, 0], [1, 1]]].into_dyn()), Padding::Skipped).mask;
+        assert_eq!(rows.expect("queries differ in what they see").bytes, [1, 0, 1, 1]);
     }
 }
