@@ -8,7 +8,7 @@
 //! | stable rank | ‖W‖²/σ₁² = Σσ²/σ₁²: at most the rank, and moved by no small noise |
 //!
 //! # Numerics
-//! Everything is computed in f64 by LAPACK, through OpenBLAS. A matrix of more than [`TALL`] times as many rows as columns (an
+//! Everything is computed in f64 by LAPACK, through OpenBLAS. A matrix of more than `TALL` times as many rows as columns (an
 //! embedding) is not decomposed itself: its singular values are the roots of the eigenvalues of WᵀW, summed up over blocks of
 //! rows. That squares them, so those below about 1e-8·σ₁ drown in rounding; they are given as found, and [`Method`] says so.
 //! A tensor of more axes is a matrix of its first axis by all others.

@@ -21,7 +21,7 @@ pub struct Options<'a> {
     /// See `rtol`.
     pub atol: Option<f64>,
     /// The reference's own f32 beside its f64, which is then `expected`: budgets become
-    /// [`budget::REFERENCE_MULTIPLE`] times the distance between these two.
+    /// [`crate::budget::REFERENCE_MULTIPLE`] times the distance between these two.
     pub reference: Option<&'a Dump>,
     /// Do not look at padded positions, as far as the attention mask says which these are.
     pub ignore_padding: bool,

@@ -1,17 +1,17 @@
 //! The likely cause of a divergence, found by testing mistakes on the numbers.
 //!
 //! The first divergent tensor is computed again, from what the actual dump holds of the steps before it, once by the
-//! right formula and once with each mistake of a table ([`mistake`]). A mistake is accepted if it meets the actual values
+//! right formula and once with each mistake of a table (`mistake`). A mistake is accepted if it meets the actual values
 //! to within the budget of the tensor, and clearly better than the right formula does. Actual inputs are used, so that
 //! their noise cancels; so a dump of few tensors is enough, as long as what comes between can be computed: that takes
 //! the weights for dense layers, and none for attention.
 //!
-//! 1. The numbers of the model: its configuration, or what fits the expected dump ([`fit`]).
+//! 1. The numbers of the model: its configuration, or what fits the expected dump (`fit`).
 //! 2. The right formula, on the expected dump: it has to meet it, or else nothing that is said here would hold.
-//! 3. Each mistake, on the actual dump ([`trial`]).
-//! 4. Patterns that need no formula: exchanged tensors, a constant row, dropout … ([`patterns`]).
+//! 3. Each mistake, on the actual dump (`trial`).
+//! 4. Patterns that need no formula: exchanged tensors, a constant row, dropout … (`patterns`).
 //! 5. One match is the cause; several that cannot be told apart are all named, with less confidence; none is said so,
-//!    with the terms of the score and how far each accounts for the error ([`terms`]).
+//!    with the terms of the score and how far each accounts for the error (`terms`).
 
 mod attention;
 mod fit;

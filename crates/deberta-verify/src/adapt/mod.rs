@@ -1,9 +1,9 @@
 //! Somebody else's names and layouts, brought to those of the expected dump.
 //!
 //! 1. A rename file ([`Renames`]) says what a tensor is: it has the first and the last word.
-//! 2. Known dialects ([`dialect`]) are translated: Microsoft's, TensorFlow's, Keras', wrappers of training programs.
-//! 3. What is still foreign is matched by shape and value ([`guess`]), which is said of every tensor it happens to.
-//! 4. A matched tensor of another shape is read in the layout that makes it the expected one ([`layout`]).
+//! 2. Known dialects (`dialect`) are translated: Microsoft's, TensorFlow's, Keras', wrappers of training programs.
+//! 3. What is still foreign is matched by shape and value (`guess`), which is said of every tensor it happens to.
+//! 4. A matched tensor of another shape is read in the layout that makes it the expected one (`layout`).
 //!
 //! What was done is noted, in a sentence a step; nothing that already matches is touched.
 
