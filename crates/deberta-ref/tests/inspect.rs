@@ -223,6 +223,13 @@ fn spectra_are_those_of_the_matrices() {
     ]
     .into();
     save(&path, &arrays);
+    if cfg!(not(feature = "openblas")) {
+        let refused = inspect(&[text(&path), "--spectra"]);
+        assert!(!refused.status.success());
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("needs OpenBLAS"));
+        println!("skipped: singular values, which need OpenBLAS");
+        return;
+    }
     let page = folder.join("page.html");
     let (found, code) = json(&[text(&path), "--spectra", "--html", text(&page)]);
     assert_eq!(code, 0);
