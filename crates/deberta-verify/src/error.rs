@@ -14,26 +14,6 @@ pub enum VerifyError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A file is not what its name says.
-    #[error("{path}: not a readable {format} file: {reason}")]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// The format that was expected.
-        format: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A tensor has a dtype that cannot be compared.
-    #[error("{path}: tensor {tensor} has dtype {dtype}, which cannot be compared; save it as f32 or f64")]
-    Dtype {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// Its dtype, as the file spells it.
-        dtype: String,
-    },
     /// A shape and the number of values given for it disagree.
     #[error("tensor {tensor}: shape {shape:?} does not hold {found} values")]
     Length {

@@ -2,15 +2,11 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use memmap2::Mmap;
 use ndarray::{ArrayD, IxDyn};
-use safetensors::SafeTensors;
 
 use crate::VerifyError;
 
@@ -311,38 +307,6 @@ impl Dump {
         Self { source: source.into(), ..Self::default() }
     }
 
-    /// Maps a safetensors file. Values are read where they are compared, not here.
-    ///
-    /// # Errors
-    /// The file cannot be read, is not safetensors, or holds a dtype that cannot be compared.
-    pub fn open_safetensors(path: &Path) -> Result<Self, VerifyError> {
-        let io = |source| VerifyError::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        if file.metadata().map_err(io)?.is_dir() {
-            return Err(io(std::io::Error::other("is a directory")));
-        }
-        // SAFETY: the map is read-only. A file that another process truncates meanwhile would fault; every reader of
-        // mapped files lives with that, and a dump is not written while it is compared.
-        let map = Arc::new(unsafe { Mmap::map(&file) }.map_err(io)?);
-        let malformed = |e: &dyn std::fmt::Display| VerifyError::Malformed {
-            path: path.to_owned(),
-            format: "safetensors",
-            reason: e.to_string(),
-        };
-        let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| malformed(&e))?;
-        let view = SafeTensors::deserialize(&map).map_err(|e| malformed(&e))?;
-        let mut dump = Self::new(path.display().to_string());
-        for (name, tensor) in view.iter() {
-            let dtype = dtype_of(path, name, tensor.dtype())?;
-            let start = tensor.data().as_ptr().addr() - map.as_ptr().addr();
-            let range = start..start + tensor.data().len();
-            let keeper: Keeper = Arc::<Mmap>::clone(&map);
-            dump.tensors.insert(name.to_owned(), Tensor::kept(name, dtype, tensor.shape().to_vec(), keeper, range)?);
-        }
-        dump.metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-        Ok(dump)
-    }
-
     /// Adds a tensor, in the place of one of the same name.
     pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
         self.tensors.insert(name.into(), tensor);
@@ -411,27 +375,4 @@ impl Dump {
     pub fn set_metadata(&mut self, key: impl Into<String>, value: impl Into<String>) {
         self.metadata.insert(key.into(), value.into());
     }
-}
-
-fn dtype_of(path: &Path, name: &str, dtype: safetensors::Dtype) -> Result<Dtype, VerifyError> {
-    use safetensors::Dtype as S;
-    Ok(match dtype {
-        S::F64 => Dtype::F64,
-        S::F32 => Dtype::F32,
-        S::F16 => Dtype::F16,
-        S::BF16 => Dtype::Bf16,
-        S::I64 | S::U64 => Dtype::I64,
-        S::I32 => Dtype::I32,
-        S::I16 => Dtype::I16,
-        S::I8 => Dtype::I8,
-        S::U8 => Dtype::U8,
-        S::BOOL => Dtype::Bool,
-        other => {
-            return Err(VerifyError::Dtype {
-                path: path.to_owned(),
-                tensor: name.to_owned(),
-                dtype: format!("{other:?}"),
-            });
-        }
-    })
 }

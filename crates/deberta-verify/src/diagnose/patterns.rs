@@ -128,18 +128,16 @@ fn exchanged(expected: &Dump, row: &Row, node: Option<Node>, depth: Depth, y: &[
         let fit = row.fit(&row.shape, 1, &values, y);
         if fit.within {
             let evidence = format!("{} holds what is expected of {name}: max residual {:.1e}", row.name, fit.max_abs);
-            return Some(Match {
-                name: cause,
-                evidence,
-                noise: fit.noise,
-                gain: gain(row, fit.noise),
-                explains: 0,
-                certain: true,
-                hypothesis: None,
-            });
+            return Some(proven(cause, evidence, row, &fit));
         }
     }
     None
+}
+
+/// A pattern that leaves no more than rounding.
+fn proven(name: &'static str, evidence: String, row: &Row, fit: &Fit) -> Match {
+    let gain = gain(row, fit.noise);
+    Match { name, evidence, noise: fit.noise, gain, explains: 0, certain: true, hypothesis: None }
 }
 
 fn gain(row: &Row, noise: f64) -> f64 {
@@ -186,15 +184,7 @@ fn dropout(row: &Row, x: &[f64], y: &[f64]) -> Option<Match> {
         100.0 * zeros as f64 / all as f64,
         row.name
     );
-    Some(Match {
-        name: "dropout-active",
-        evidence,
-        noise: fit.noise,
-        gain: gain(row, fit.noise),
-        explains: 0,
-        certain: true,
-        hypothesis: None,
-    })
+    Some(proven("dropout-active", evidence, row, &fit))
 }
 
 /// The same vector missing from each row: a bias.
