@@ -53,16 +53,20 @@ pub(crate) fn descending(a: f32, b: f32) -> Ordering {
     b.partial_cmp(&a).unwrap_or_else(|| a.is_nan().cmp(&b.is_nan()))
 }
 
+/// The first `count` of `items` in an order that leaves no ties, sorted; the rest is never sorted.
+pub(crate) fn first_sorted<T>(mut items: Vec<T>, count: usize, order: impl Fn(&T, &T) -> Ordering) -> Vec<T> {
+    if count < items.len() {
+        items.select_nth_unstable_by(count, &order);
+        items.truncate(count);
+    }
+    items.sort_unstable_by(order);
+    items
+}
+
 /// The places of the `count` largest, largest first, and among equals in their order.
 pub(crate) fn largest(values: &[f32], count: usize) -> Vec<usize> {
     let by_value = |&a: &usize, &b: &usize| descending(values[a], values[b]).then(a.cmp(&b));
-    let mut places: Vec<usize> = (0..values.len()).collect();
-    if count < places.len() {
-        places.select_nth_unstable_by(count, by_value);
-        places.truncate(count);
-    }
-    places.sort_unstable_by(by_value);
-    places
+    first_sorted((0..values.len()).collect(), count, by_value)
 }
 
 #[cfg(test)]

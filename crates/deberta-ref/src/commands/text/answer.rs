@@ -8,7 +8,7 @@ use deberta_ref::tasks::{Answer, AnswerOptions, Answered, Question, Span};
 
 use super::records::Record;
 use super::report::Row;
-use super::{OutputArgs, SourceArgs, TextModelArgs, drive};
+use super::{TaskArgs, drive};
 
 /// Answers questions by spans of a text of any length, which is read in overlapping windows.
 ///
@@ -22,11 +22,7 @@ Examples:
   deberta-ref answer --model DIR --jsonl squad.jsonl --handle-impossible-answer")]
 pub struct Args {
     #[command(flatten)]
-    model: TextModelArgs,
-    #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: TaskArgs,
     /// One more question, as a text
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["file", "jsonl", "csv"])]
     question: Vec<String>,
@@ -60,8 +56,8 @@ pub struct Args {
 }
 
 pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
-    args.source.texts.append(&mut args.question);
-    let records = args.source.open("question")?;
+    args.common.source.texts.append(&mut args.question);
+    let records = args.common.source.open("question")?;
     let context = match (&args.context, &args.context_file) {
         (Some(text), _) => Some(text.clone()),
         (None, Some(path)) => {
@@ -69,7 +65,7 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
         }
         (None, None) => None,
     };
-    let (directory, setup) = args.model.open()?;
+    let (directory, setup) = args.common.model.open()?;
     let reader = Answer::load(&directory, &setup)?;
     let options = AnswerOptions {
         top_k: args.top_k,
@@ -84,7 +80,7 @@ pub fn run(mut args: Args) -> anyhow::Result<ExitCode> {
         let questions = chunk.iter().map(|record| question(record, context.as_deref()));
         Ok(reader.run(&questions.collect::<anyhow::Result<Vec<_>>>()?, &options)?)
     };
-    drive(records, &mut args.output.writer(), task, rows)?;
+    drive(records, &mut args.common.output.writer(), task, rows)?;
     Ok(ExitCode::SUCCESS)
 }
 

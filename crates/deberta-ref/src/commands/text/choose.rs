@@ -6,7 +6,7 @@ use deberta_ref::tasks::{Choose, Chosen, Prompt};
 
 use super::records::{Record, Records};
 use super::report::Row;
-use super::{OutputArgs, SourceArgs, TextModelArgs, drive};
+use super::{TaskArgs, drive};
 
 /// Chooses the continuation that goes best with a prompt, out of any number.
 ///
@@ -19,11 +19,7 @@ Examples:
   deberta-ref choose --model DIR --jsonl swag.jsonl")]
 pub struct Args {
     #[command(flatten)]
-    model: TextModelArgs,
-    #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: TaskArgs,
     /// What the choices go on with
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["file", "jsonl", "csv"])]
     prompt: Option<String>,
@@ -38,12 +34,12 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let records = match &args.prompt {
         Some(prompt) => {
-            let choices: Vec<&String> = args.source.texts.iter().chain(&args.choice).collect();
+            let choices: Vec<&String> = args.common.source.texts.iter().chain(&args.choice).collect();
             Records::of(serde_json::json!({ "prompt": prompt, "choices": choices }))
         }
-        None => args.source.open("prompt")?,
+        None => args.common.source.open("prompt")?,
     };
-    let (directory, setup) = args.model.open()?;
+    let (directory, setup) = args.common.model.open()?;
     let chooser = Choose::load(&directory, &setup)?;
     let task = |chunk: &[Record]| {
         let choices = chunk.iter().map(choices).collect::<anyhow::Result<Vec<_>>>()?;
@@ -51,7 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             chunk.iter().zip(&choices).map(|(record, choices)| Ok(Prompt { prompt: record.text("prompt")?, choices }));
         Ok(chooser.run(&prompts.collect::<anyhow::Result<Vec<_>>>()?, args.max_length)?)
     };
-    drive(records, &mut args.output.writer(), task, rows)?;
+    drive(records, &mut args.common.output.writer(), task, rows)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -10,7 +10,7 @@ use deberta_ref::tasks::{
 
 use super::records::{Record, split_at_commas};
 use super::report::Row;
-use super::{OutputArgs, SourceArgs, TextModelArgs, by_kind, drive};
+use super::{TaskArgs, by_kind, drive};
 
 /// Classifies texts, or pairs of texts such as premise and hypothesis.
 ///
@@ -25,11 +25,7 @@ Examples:
   deberta-ref classify --model NLI 'My phone is broken.' --candidate-labels urgent,praise")]
 pub struct Args {
     #[command(flatten)]
-    model: TextModelArgs,
-    #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: TaskArgs,
     /// The second text of every pair that does not have its own
     #[arg(long, value_name = "TEXT")]
     text_pair: Option<String>,
@@ -80,8 +76,8 @@ enum Outcome {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let records = args.source.open("text")?;
-    let (directory, setup) = args.model.open()?;
+    let records = args.common.source.open("text")?;
+    let (directory, setup) = args.common.model.open()?;
     let classifier = Classify::load(&directory, &setup)?;
     let options = ClassifyOptions {
         function: args.function_to_apply.map(|f| match f {
@@ -96,7 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ZeroShotOptions { hypothesis_template: args.hypothesis_template.clone(), multi_label: args.multi_label };
     let given: Option<Vec<String>> =
         args.candidate_labels.as_deref().map(|labels| split_at_commas(labels).map(str::to_owned).collect());
-    let mut writer = args.output.writer();
+    let mut writer = args.common.output.writer();
     let mut warned = false;
     let task = |chunk: &[Record]| {
         let zero_shot = |record: &Record| Ok(given.is_some() || record.optional_texts("candidate_labels")?.is_some());

@@ -14,7 +14,7 @@ use serde::ser::{Serialize, SerializeSeq, Serializer};
 
 use super::records::Record;
 use super::report::Row;
-use super::{OutputArgs, SourceArgs, TextModelArgs, drive};
+use super::{TaskArgs, drive};
 
 /// Embeds texts: one vector a text, or one a token.
 ///
@@ -30,11 +30,7 @@ Examples:
   deberta-ref embed --model DIR --pooling tokens --output states.safetensors 'A text to study.'")]
 pub struct Args {
     #[command(flatten)]
-    model: TextModelArgs,
-    #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    output_format: OutputArgs,
+    common: TaskArgs,
     /// What becomes of the states of a text's tokens
     #[arg(long, value_enum, default_value = "cls")]
     pooling: PoolingName,
@@ -79,8 +75,8 @@ enum Kind {
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let target = args.output.as_deref().map(|path| Ok::<_, anyhow::Error>((path, kind(path)?))).transpose()?;
-    let mut records = args.source.open("text")?;
-    let (directory, setup) = args.model.open()?;
+    let mut records = args.common.source.open("text")?;
+    let (directory, setup) = args.common.model.open()?;
     let embedder = Embed::load(&directory, args.pooling.of(), &setup)?;
     let mut embed = |chunk: &[Record]| {
         let texts = chunk
@@ -90,7 +86,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let Some((path, kind)) = target else {
         let task = |chunk: &[Record]| Ok(embed(chunk)?.into_iter().map(Numbers).collect());
-        drive(records, &mut args.output_format.writer(), task, rows)?;
+        drive(records, &mut args.common.output.writer(), task, rows)?;
         return Ok(ExitCode::SUCCESS);
     };
     let embeddings = super::collect(&mut records, &mut embed)?;

@@ -8,7 +8,7 @@ use deberta_ref::tasks::{FillMask, FillMaskOptions, Filled, FilledText};
 
 use super::records::Record;
 use super::report::Row;
-use super::{OutputArgs, SourceArgs, TextModelArgs, by_kind, drive};
+use super::{TaskArgs, by_kind, drive};
 
 /// Fills the places of [MASK] with the words that a masked language model expects there.
 ///
@@ -22,11 +22,7 @@ Examples:
   deberta-ref fill-mask --model DIR --csv reviews.csv --column text=review")]
 pub struct Args {
     #[command(flatten)]
-    model: TextModelArgs,
-    #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: TaskArgs,
     /// masked-lm, as transformers computes it, or enhanced-masked-lm, through Microsoft's enhanced mask decoder [default:
     /// the one that `architectures` names and the weights serve, else the decoder where its weights are there]
     #[arg(long)]
@@ -43,13 +39,13 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let records = args.source.open("text")?;
-    let (directory, setup) = args.model.open()?;
+    let records = args.common.source.open("text")?;
+    let (directory, setup) = args.common.model.open()?;
     let filler = FillMask::load(&directory, args.head, &setup)?;
     let mut targets = Targets { filler: &filler, known: HashMap::new() };
     let given = args.targets.as_deref().map(|words| targets.of(words)).transpose()?;
     let options = FillMaskOptions { top_k: args.top_k, targets: None, max_length: args.max_length };
-    let mut writer = args.output.writer();
+    let mut writer = args.common.output.writer();
     let how = match filler.head() {
         Head::EnhancedMaskedLm => "by the enhanced mask decoder (enhanced-masked-lm)",
         _ => "by the plain head (masked-lm)",

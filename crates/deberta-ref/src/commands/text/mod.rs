@@ -32,6 +32,17 @@ use report::{Row, Writer};
 /// few enough that results keep coming.
 const CHUNK: (usize, usize) = (512, 1 << 18);
 
+/// What every task is told.
+#[derive(clap::Args)]
+pub struct TaskArgs {
+    #[command(flatten)]
+    pub model: TextModelArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
 /// Which model, and whom to follow.
 #[derive(clap::Args)]
 pub struct TextModelArgs {

@@ -7,7 +7,7 @@ use deberta_ref::tasks::{Aggregation, Tag, TagOptions, Tagged};
 
 use super::records::Record;
 use super::report::Row;
-use super::{OutputArgs, SourceArgs, TextModelArgs, drive};
+use super::{TaskArgs, drive};
 
 /// Labels the tokens of texts, or the spans that they make, with their places in characters.
 ///
@@ -19,11 +19,7 @@ Examples:
   deberta-ref tag --model DIR --file book.txt --aggregation-strategy max --stride 32")]
 pub struct Args {
     #[command(flatten)]
-    model: TextModelArgs,
-    #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    output: OutputArgs,
+    common: TaskArgs,
     /// How tokens become spans
     #[arg(long, value_enum, default_value = "none", alias = "aggregation")]
     aggregation_strategy: Strategy,
@@ -51,8 +47,8 @@ enum Strategy {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let records = args.source.open("text")?;
-    let (directory, setup) = args.model.open()?;
+    let records = args.common.source.open("text")?;
+    let (directory, setup) = args.common.model.open()?;
     let tagger = Tag::load(&directory, &setup)?;
     let options = TagOptions {
         aggregation: match args.aggregation_strategy {
@@ -69,7 +65,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let texts = chunk.iter().map(|record| record.text("text")).collect::<anyhow::Result<Vec<_>>>()?;
         Ok(tagger.run(&texts, &options)?)
     };
-    drive(records, &mut args.output.writer(), task, |_, tagged: &Vec<Tagged>| tagged.iter().map(row).collect())?;
+    drive(records, &mut args.common.output.writer(), task, |_, tagged: &Vec<Tagged>| tagged.iter().map(row).collect())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -4,7 +4,7 @@ use deberta_tokenizer::Encoding;
 use ndarray::ArrayD;
 
 use super::{AnswerOptions, Span};
-use crate::tasks::scores::{descending, softmax};
+use crate::tasks::scores::{descending, first_sorted, softmax};
 
 /// What a logit becomes that no answer may use.
 const HIDDEN: f32 = -10_000.0;
@@ -131,12 +131,7 @@ fn best_spans(starts: &[f32], ends: &[f32], count: usize, longest: usize) -> Vec
         }
     }
     let order = |a: &Tokens, b: &Tokens| descending(a.score, b.score).then((a.first, a.last).cmp(&(b.first, b.last)));
-    if count < spans.len() {
-        spans.select_nth_unstable_by(count, order);
-        spans.truncate(count);
-    }
-    spans.sort_unstable_by(order);
-    spans
+    first_sorted(spans, count, order)
 }
 
 #[cfg(test)]
