@@ -96,16 +96,13 @@ impl From<Attention> for deberta_ref::Attention {
 }
 
 impl Args {
-    /// The attention that was asked for and can show what was asked for.
+    /// The attention that was asked for; the model itself gives way to the reference where that alone can show what is.
     fn attention(&self) -> deberta_ref::Attention {
         let looks_inside = self.attentions || !self.trace.is_empty();
         if looks_inside && matches!(self.attention, Some(Attention::Fused)) {
             eprintln!("note: --trace and --attentions show what --attention fused never computes; reference is used");
         }
-        match self.attention {
-            Some(Attention::Fused) | None if !looks_inside => deberta_ref::Attention::Fused,
-            _ => deberta_ref::Attention::Reference,
-        }
+        self.attention.map(Into::into).unwrap_or_default()
     }
 }
 
