@@ -76,9 +76,7 @@ impl<D: Device> Model<D> {
         keep: Keep,
         trace: &mut Trace<'_, f32>,
     ) -> Result<Outputs<f32>, CudaError> {
-        let batch = Batch::new(&self.config, self.head, inputs)?;
-        let padding = Padding::needed(self.head, inputs, &batch, keep);
-        self.pass(inputs, &batch, keep, padding, trace)
+        self.pass(inputs, keep, |batch| Padding::needed(self.head, inputs, batch, keep), trace)
     }
 
     /// A forward pass that computes padded rows as the reference does, whether an output depends on them or not.
@@ -91,8 +89,7 @@ impl<D: Device> Model<D> {
         keep: Keep,
         trace: &mut Trace<'_, f32>,
     ) -> Result<Outputs<f32>, CudaError> {
-        let batch = Batch::new(&self.config, self.head, inputs)?;
-        self.pass(inputs, &batch, keep, Padding::Computed, trace)
+        self.pass(inputs, keep, |_| Padding::Computed, trace)
     }
 }
 
@@ -136,13 +133,13 @@ impl<D: Device> Model<D> {
     fn pass(
         &self,
         inputs: &Inputs<f32>,
-        batch: &Batch<f32>,
         keep: Keep,
-        padding: Padding,
+        padding: impl FnOnce(&Batch<f32>) -> Padding,
         trace: &mut Trace<'_, f32>,
     ) -> Result<Outputs<f32>, CudaError> {
         let ops = Ops::new(&self.device, self.precision);
-        let mut packing = Packing::new(batch, padding);
+        let batch = &Batch::new(&self.config, self.head, inputs)?;
+        let mut packing = Packing::new(batch, padding(batch));
         if packing.count() == 0 {
             // Nothing exists: what is returned is padding.
             packing = Packing::new(batch, Padding::Computed);

@@ -82,17 +82,10 @@ impl Packing {
     /// The rows of `batch`.
     pub fn new<T: Real>(batch: &Batch<T>, padding: Padding) -> Self {
         let tokens = batch.mask.tokens();
-        let runs: Vec<Range<usize>> = tokens
-            .rows()
-            .into_iter()
-            .map(|row| match padding {
-                Padding::Computed => 0..row.len(),
-                Padding::Skipped => {
-                    let first = row.iter().position(|&exists| exists).unwrap_or(0);
-                    first..row.iter().rposition(|&exists| exists).map_or(first, |last| last + 1)
-                }
-            })
-            .collect();
+        let runs = match padding {
+            Padding::Computed => vec![0..batch.length; batch.size],
+            Padding::Skipped => batch.mask.runs(),
+        };
         let rows: Vec<usize> =
             runs.iter().enumerate().flat_map(|(b, run)| run.clone().map(move |i| b * batch.length + i)).collect();
         let starts = std::iter::once(0).chain(runs.iter().scan(0, |end, run| {

@@ -13,8 +13,8 @@ use crate::enhanced_mask_decoder;
 use crate::error::ModelError;
 use crate::heads::{HeadWeights, IGNORED, LanguageModelHead, pool_by_attention, token_classification};
 use crate::inputs::{Batch, Inputs, Labels, Packing};
-use crate::predicted::{LabelledWords, Predicted};
-use crate::profile::{LanguageModelLoss, Profile};
+use crate::predicted::{LabelledWords, Predicted, ignores_class};
+use crate::profile::Profile;
 use crate::relative_position::RelativePositions;
 use crate::schema::Head;
 use crate::trace::Trace;
@@ -289,10 +289,6 @@ impl<'w, T: Real> Model<'w, T> {
         Predicted::words(logits, batch, labels)
     }
 
-    fn predicts_labelled_words_alone(&self) -> bool {
-        self.head == Head::EnhancedMaskedLm || self.profile.language_model_loss == LanguageModelLoss::EachPositiveLabel
-    }
-
     /// The batch without padding, where the fused attention serves.
     fn packed(
         &self,
@@ -319,11 +315,10 @@ impl<'w, T: Real> Model<'w, T> {
         match self.head {
             Head::Base => false,
             Head::MaskedLm | Head::EnhancedMaskedLm => {
-                counted(&|l| if self.predicts_labelled_words_alone() { l > 0 } else { l != IGNORED })
+                let alone = LabelledWords::serve(self.head, &self.profile);
+                counted(&|l| if alone { l > 0 } else { l != IGNORED })
             }
-            Head::TokenClassification => {
-                counted(&|l| if self.profile.ignores_negative_labels { l >= 0 } else { l != IGNORED })
-            }
+            Head::TokenClassification => counted(&|l| !ignores_class(&self.profile, l)),
             Head::QuestionAnswering => inputs.start_positions.is_some() && inputs.end_positions.is_some(),
             Head::SequenceClassification | Head::MultipleChoice | Head::ReplacedTokenDetection => {
                 !packing.keeps_first_tokens()

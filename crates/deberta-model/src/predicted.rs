@@ -86,7 +86,7 @@ impl<T: Real> Predicted<T> {
         batch: &Batch<T>,
         labels: Option<&Labels>,
     ) -> Result<Self, ModelError> {
-        let ignored = |l: i64| if profile.ignores_negative_labels { l < 0 } else { l == IGNORED };
+        let ignored = |l| ignores_class(profile, l);
         let loss = labels.map(|labels| mean_cross_entropy("labels", &logits, labels, ignored)).transpose()?;
         Ok(Self::of(by_token(logits, batch), loss.map(scalar)))
     }
@@ -155,8 +155,18 @@ pub struct LabelledWords {
     labels: Array1<i64>,
 }
 
+/// Whether the loss over the classes of tokens leaves out a label.
+pub(crate) fn ignores_class(profile: &Profile, label: i64) -> bool {
+    if profile.ignores_negative_labels { label < 0 } else { label == IGNORED }
+}
+
 impl LabelledWords {
-    /// The tokens whose labels are above 0, where there are labels and `head` or `profile` predicts no others.
+    /// Whether `head` or `profile` predicts no words but those with a label.
+    pub(crate) fn serve(head: Head, profile: &Profile) -> bool {
+        head == Head::EnhancedMaskedLm || profile.language_model_loss == LanguageModelLoss::EachPositiveLabel
+    }
+
+    /// The tokens whose labels are above 0, where there are labels and no others are predicted.
     ///
     /// # Errors
     /// Labels that are not one a token.
@@ -166,9 +176,7 @@ impl LabelledWords {
         labels: Option<&Labels>,
         tokens: usize,
     ) -> Result<Option<Self>, ModelError> {
-        let alone =
-            head == Head::EnhancedMaskedLm || profile.language_model_loss == LanguageModelLoss::EachPositiveLabel;
-        let Some(labels) = labels.filter(|_| alone) else {
+        let Some(labels) = labels.filter(|_| Self::serve(head, profile)) else {
             return Ok(None);
         };
         let labels = flat("labels", labels, tokens)?;

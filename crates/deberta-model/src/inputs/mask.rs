@@ -104,12 +104,18 @@ impl AttentionMask {
         if matches!(self.queries, Queries::Each(_)) {
             return None;
         }
-        let span = |tokens: ArrayView1<'_, bool>| {
+        let whole = |(b, run): (usize, &Range<usize>)| run.clone().all(|i| self.tokens[[b, i]]);
+        let runs = self.runs();
+        runs.iter().enumerate().all(whole).then_some(runs)
+    }
+
+    /// From the first to the last token of each sequence that exists; empty where none does.
+    pub fn runs(&self) -> Vec<Range<usize>> {
+        let run = |tokens: ArrayView1<'_, bool>| {
             let first = tokens.iter().position(|&exists| exists).unwrap_or(0);
-            let count = tokens.iter().filter(|&&exists| exists).count();
-            tokens.iter().skip(first).take(count).all(|&exists| exists).then(|| first..first + count)
+            first..tokens.iter().rposition(|&exists| exists).map_or(first, |last| last + 1)
         };
-        self.tokens.rows().into_iter().map(span).collect()
+        self.tokens.rows().into_iter().map(run).collect()
     }
 
     fn of(tokens: Array2<bool>, queries: Queries) -> Self {
