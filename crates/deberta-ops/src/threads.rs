@@ -19,7 +19,9 @@ pub fn set_threads(count: usize) {
     let count = if count == 0 { available() } else { count };
     blas_threads(count);
     let pool = Arc::new(Pool::new(count));
-    *current().write().unwrap_or_else(PoisonError::into_inner) = pool;
+    // Where this is the first pool, no other is made to be thrown away.
+    let current = CURRENT.get_or_init(|| RwLock::new(Arc::clone(&pool)));
+    *current.write().unwrap_or_else(PoisonError::into_inner) = pool;
 }
 
 /// The number of threads that operations use, at least 1.
@@ -41,13 +43,12 @@ fn available() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn current() -> &'static RwLock<Arc<Pool>> {
-    static CURRENT: OnceLock<RwLock<Arc<Pool>>> = OnceLock::new();
-    CURRENT.get_or_init(|| RwLock::new(Arc::new(Pool::new(available()))))
-}
+/// The pool of the process, once somebody has used or chosen it.
+static CURRENT: OnceLock<RwLock<Arc<Pool>>> = OnceLock::new();
 
 fn pool() -> Arc<Pool> {
-    current().read().unwrap_or_else(PoisonError::into_inner).clone()
+    let current = CURRENT.get_or_init(|| RwLock::new(Arc::new(Pool::new(available()))));
+    current.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// OpenBLAS keeps threads of its own, for the products that the reference attention leaves to it.
