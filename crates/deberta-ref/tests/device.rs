@@ -63,6 +63,24 @@ fn auto_falls_back_and_says_so() {
 }
 
 #[test]
+fn auto_in_a_task_on_text_says_so_once() {
+    if gpu("auto_in_a_task_on_text_says_so_once") {
+        return;
+    }
+    let fill = |device: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_deberta-ref"));
+        command.arg("fill-mask").arg("--model").arg(fixtures("shipped")).args(["--device", device]);
+        command.arg("The [MASK] is red.").output().unwrap()
+    };
+    let (auto, cpu) = (fill("auto"), fill("cpu"));
+    assert!(auto.status.success() && cpu.status.success());
+    assert_eq!(auto.stdout, cpu.stdout);
+    assert_eq!(String::from_utf8(cpu.stderr).unwrap(), "");
+    let said = String::from_utf8(auto.stderr).unwrap();
+    assert!(said.starts_with("note: computing on the processor: ") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
 fn a_precision_that_a_device_lacks_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("out.safetensors");

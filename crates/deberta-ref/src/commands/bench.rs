@@ -10,6 +10,7 @@ use deberta_checkpoint::Element;
 use deberta_ref::bench::{BatchShape, read_lengths};
 use deberta_ref::{DeviceName, Place, Precision, Real};
 
+use super::note;
 use super::run::{Attention, ModelArgs};
 use measure::{Plan, measure};
 
@@ -73,7 +74,7 @@ const DEFAULT_SHAPES: [&str; 4] = ["1x16", "1x128", "1x512", "8x128"];
 /// # Errors
 /// A model that cannot be read, a file of lengths that holds something else, or a batch that the model refuses.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    match args.device.open(args.precision, |note| eprintln!("note: {note}"))? {
+    match args.device.open(args.precision, note)? {
         Place::Cpu if args.precision == Precision::F64 => run_in::<f64>(&args),
         Place::Cpu => run_in::<f32>(&args),
         #[cfg(feature = "cuda")]

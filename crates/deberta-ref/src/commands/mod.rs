@@ -13,3 +13,8 @@ pub mod run;
 pub mod text;
 pub mod tokenize;
 pub mod verify;
+
+/// Tells on standard error what a result does not say.
+fn note(what: impl std::fmt::Display) {
+    eprintln!("note: {what}");
+}

@@ -12,6 +12,8 @@ use deberta_ref::{
 };
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
+use super::note;
+
 /// Runs a forward pass: inputs from a safetensors file, outputs to another.
 ///
 /// Inputs are found by their names in transformers: input_ids [B, L], attention_mask, token_type_ids, position_ids,
@@ -100,7 +102,7 @@ impl Args {
     fn attention(&self) -> deberta_ref::Attention {
         let looks_inside = self.attentions || !self.trace.is_empty();
         if looks_inside && matches!(self.attention, Some(Attention::Fused)) {
-            eprintln!("note: --trace and --attentions show what --attention fused never computes; reference is used");
+            note("--trace and --attentions show what --attention fused never computes; reference is used");
         }
         self.attention.map(Into::into).unwrap_or_default()
     }
@@ -116,7 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         trace: patterns(&args.trace)?,
         attention: args.attention(),
     };
-    let recorded = match args.device.open(args.precision, |note| eprintln!("note: {note}"))? {
+    let recorded = match args.device.open(args.precision, note)? {
         Place::Cpu if args.precision == Precision::F64 => run_in::<f64>(&args, &directory, &request)?,
         Place::Cpu => run_in::<f32>(&args, &directory, &request)?,
         #[cfg(feature = "cuda")]
@@ -142,7 +144,7 @@ fn inputs<T: Real>(args: &Args) -> anyhow::Result<Inputs<T>> {
         let shown: Vec<&str> = ignored.iter().take(3).map(String::as_str).collect();
         let more = ignored.len().saturating_sub(shown.len());
         let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-        eprintln!("note: {} also holds {}{more}, which is no input", args.inputs.display(), shown.join(", "));
+        note(format_args!("{} also holds {}{more}, which is no input", args.inputs.display(), shown.join(", ")));
     }
     Ok(inputs)
 }

@@ -17,6 +17,7 @@ use ndarray::{ArrayView, ArrayViewD, Dimension};
 
 use super::compare::Shown;
 use super::naming::NamingArgs;
+use super::note;
 use super::run::ModelArgs;
 
 /// Run a model on the inputs that a file holds, and compare with the rest of it.
@@ -67,7 +68,7 @@ fn verify(args: &Args) -> anyhow::Result<ExitCode> {
     let mut golden = open_dump(&args.golden)?;
     let renamed = args.naming.rename(&mut golden)?;
     let (directory, head) = args.model.open()?;
-    let ours = match args.device.open(args.precision, |note| eprintln!("note: {note}"))? {
+    let ours = match args.device.open(args.precision, note)? {
         Place::Cpu if args.precision == Precision::F64 => on_cpu::<f64>(args, &golden, &directory, head)?,
         Place::Cpu => on_cpu::<f32>(args, &golden, &directory, head)?,
         #[cfg(feature = "cuda")]

@@ -33,6 +33,8 @@ pub struct Setup {
     pub tokenizer: TokenizerProfile,
     /// Where to compute, in `f32`.
     pub device: DeviceName,
+    /// Is told, in one sentence, where [`DeviceName::Auto`] found no GPU to use.
+    pub say: fn(String),
     /// The most tokens of a batch, padding included. A longer text is a batch of its own.
     pub batch_tokens: usize,
 }
@@ -51,7 +53,7 @@ impl Setup {
             name if name == Profile::HF_4.name => TokenizerProfile::Hf4Fast,
             _ => TokenizerProfile::Slow,
         };
-        Self { profile, tokenizer, device: DeviceName::default(), batch_tokens: DEFAULT_BATCH_TOKENS }
+        Self { profile, tokenizer, device: DeviceName::default(), say: |_| (), batch_tokens: DEFAULT_BATCH_TOKENS }
     }
 }
 
@@ -87,7 +89,7 @@ impl<'d> TextModel<'d> {
     /// Weights that do not serve the head, and tokenizer files that are missing or broken.
     pub fn load(directory: &'d ModelDirectory, head: Head, setup: &Setup) -> Result<Self, TaskError> {
         let tokenizer = Tokenizer::from_directory(directory.path(), Some(setup.tokenizer))?;
-        let model = match setup.device.open(Precision::F32, |_| ())? {
+        let model = match setup.device.open(Precision::F32, setup.say)? {
             Place::Cpu => Placed::Cpu(Box::new(directory.load(head, setup.profile)?)),
             #[cfg(feature = "cuda")]
             Place::Gpu(gpu, precision) => {

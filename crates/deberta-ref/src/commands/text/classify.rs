@@ -10,7 +10,7 @@ use deberta_ref::tasks::{
 
 use super::records::{Record, split_at_commas};
 use super::report::Row;
-use super::{TaskArgs, by_kind, drive};
+use super::{TaskArgs, by_kind, drive, note};
 
 /// Classifies texts, or pairs of texts such as premise and hypothesis.
 ///
@@ -103,7 +103,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 return Ok(found.into_iter().map(Outcome::Own).collect());
             }
             if classifier.entailment().is_none() && !std::mem::replace(&mut warned, true) {
-                eprintln!("note: no label of the model begins with \"entail\"; its last one is taken for entailment");
+                note("no label of the model begins with \"entail\"; its last one is taken for entailment");
             }
             let labels = members.iter().map(|record| candidates(record, given.as_deref()));
             let labels = labels.collect::<anyhow::Result<Vec<_>>>()?;

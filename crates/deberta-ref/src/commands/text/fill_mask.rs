@@ -8,7 +8,7 @@ use deberta_ref::tasks::{FillMask, FillMaskOptions, Filled, FilledText};
 
 use super::records::Record;
 use super::report::Row;
-use super::{TaskArgs, by_kind, drive};
+use super::{TaskArgs, by_kind, drive, note};
 
 /// Fills the places of [MASK] with the words that a masked language model expects there.
 ///
@@ -78,7 +78,7 @@ impl Targets<'_, '_> {
             return Ok(ids.clone());
         }
         let (ids, notes) = self.filler.targets(words)?;
-        notes.iter().for_each(|note| eprintln!("note: {note}"));
+        notes.iter().for_each(note);
         self.known.insert(key, ids.clone());
         Ok(ids)
     }

@@ -22,6 +22,7 @@ use deberta_tokenizer::Profile as TokenizerProfile;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::note;
 use super::run::parse_profile;
 pub use records::SourceArgs;
 use records::{Record, Records};
@@ -65,7 +66,8 @@ pub struct TextModelArgs {
 
 impl TextModelArgs {
     pub fn open(&self) -> Result<(ModelDirectory, Setup), deberta_ref::Error> {
-        let setup = Setup { device: self.device, batch_tokens: self.batch_tokens, ..Setup::of(self.profile) };
+        let setup =
+            Setup { device: self.device, say: note, batch_tokens: self.batch_tokens, ..Setup::of(self.profile) };
         let tokenizer = self.tokenizer_profile.unwrap_or(setup.tokenizer);
         Ok((ModelDirectory::open(&self.model)?, Setup { tokenizer, ..setup }))
     }
