@@ -15,12 +15,14 @@ use emulator::EmulatedDevice;
 
 /// Cases that between them have every part: buckets, separate and shared projections, convolution with groups, narrow
 /// embeddings, padding on either side and inside, the enhanced mask decoder, every kind of head.
-const SOME: [&str; 9] = [
+const SOME: [&str; 11] = [
     "hf/base-v3/left",
     "hf/base-v3/inside",
     "hf/base-v3/masked-row",
     "hf/base-conv5-groups/golden",
     "hf/base-everything/golden",
+    "hf/base-even-heads/golden",
+    "hf/base-even-heads/no-mask",
     "hf/masked-lm-legacy-narrow/no-labels",
     "hf/question-answering/golden",
     "microsoft/emd/golden",
@@ -70,9 +72,19 @@ fn every_precision() {
 
 #[test]
 fn every_kernel_of_attention_that_serves_any_head() {
-    // The others need heads of multiples of 16 bytes, which no fixture has: the kernels' own tests climb them.
     for rung in [Rung::Plain, Rung::Tiled] {
         check(Precision::F32, Some(rung), |name| SOME.contains(&name));
+    }
+}
+
+#[test]
+fn every_kernel_of_attention_on_tensor_cores() {
+    for (rung, precision) in
+        [(Rung::Mma, Precision::F16), (Rung::Window, Precision::Bf16), (Rung::Slots, Precision::Tf32)]
+    {
+        let found = check(precision, Some(rung), |name| name.starts_with("hf/base-even-heads/"));
+        // Four states each: all rows where there is no mask, and the existing rows of both cases.
+        assert_eq!(found.len(), 12, "{}", rung.name());
     }
 }
 

@@ -270,6 +270,18 @@ def other_head_cases():
     )  # fmt: skip
 
 
+def tensor_core_cases():
+    yield Case(
+        "base-even-heads", "base", {**V3, **sizes(3, 16, 43, 37)},
+        "heads of 16, which tensor cores take; more than one tile of 64 queries and keys",
+        {
+            "golden": lambda c: Run(Inputs(c, 5300, 2, 71).ids().mask("right"), "padding on the right", attentions=False),
+            "no-mask": lambda c: Run(Inputs(c, 5301, 1, 67).ids(), "no mask given", attentions=False),
+        },
+        std=0.15,
+    )  # fmt: skip
+
+
 def all_cases():
-    for group in (base_cases, masked_lm_cases, classification_cases, other_head_cases):
+    for group in (base_cases, masked_lm_cases, classification_cases, other_head_cases, tensor_core_cases):
         yield from group()
