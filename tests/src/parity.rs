@@ -4,6 +4,7 @@
 //! state and probability included. Packed: padding is skipped as far as nothing depends on it, and what is not padding
 //! has to be the same.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -54,6 +55,8 @@ pub struct Subject {
     profile: Profile,
     inputs: PathBuf,
     half: Errors,
+    /// Every output in `f64`, padding, states and probabilities included; computed when it is first asked for.
+    exact: OnceCell<BTreeMap<String, ArrayD<f64>>>,
 }
 
 /// How far one output of one case is from `f64`.
@@ -106,6 +109,7 @@ impl Subject {
             profile: Profile::from_name(&case.profile).unwrap_or_else(|| panic!("{name}: no profile {}", case.profile)),
             inputs: folder.join(&case.golden["f64"]),
             half,
+            exact: OnceCell::new(),
             name,
         })
     }
@@ -121,21 +125,20 @@ impl Subject {
         precision: Precision,
         rung: Option<Rung>,
     ) -> Result<Vec<Finding>, Box<dyn std::error::Error>> {
-        // The equations, padding included.
-        let model = self.directory.load::<f64>(self.head, self.profile)?.with_attention(Attention::Reference);
-        // Padding is compared, too, wherever the device computes it.
-        let model = model.with_attention(Attention::Reference);
-        let (inputs, _): (Inputs<f64>, _) = read_inputs(&self.inputs)?;
+        let exact = match self.exact.get() {
+            Some(exact) => exact,
+            None => {
+                let exact = self.exact()?;
+                self.exact.get_or_init(|| exact)
+            }
+        };
         let keep = Keep { hidden_states: true, attentions: rung.is_none_or(|rung| rung == Rung::Plain) };
-        let exact = model.forward(&inputs, keep, &mut Trace::off())?;
-        let exact = named(&exact);
-
         let mut model = self.directory.load_on(device, precision, self.head, self.profile)?;
         model.choose_rung(rung);
         let (inputs, _): (Inputs<f32>, _) = read_inputs(&self.inputs)?;
         let mut findings = Vec::new();
         if let Some(whole) = served(model.forward_whole(&inputs, keep, &mut Trace::off()))? {
-            findings.extend(self.compare("whole", &exact, &named(&whole), precision, |_, _| true));
+            findings.extend(self.compare("whole", exact, &named(&whole), precision, |_, _| true));
         }
         let keep = Keep { hidden_states: true, attentions: false };
         let Some(packed) = served(model.forward(&inputs, keep, &mut Trace::off()))? else {
@@ -146,8 +149,16 @@ impl Subject {
             Some(exists) if leaves_padding_out(name, self.head, &inputs) => exists[[at[0], at[1]]],
             _ => true,
         };
-        findings.extend(self.compare("packed", &exact, &named(&packed), precision, counts));
+        findings.extend(self.compare("packed", exact, &named(&packed), precision, counts));
         Ok(findings)
+    }
+
+    /// By the equations, padding included.
+    fn exact(&self) -> Result<BTreeMap<String, ArrayD<f64>>, Box<dyn std::error::Error>> {
+        let model = self.directory.load::<f64>(self.head, self.profile)?.with_attention(Attention::Reference);
+        let (inputs, _): (Inputs<f64>, _) = read_inputs(&self.inputs)?;
+        let keep = Keep { hidden_states: true, attentions: true };
+        Ok(named(&model.forward(&inputs, keep, &mut Trace::off())?))
     }
 
     /// How far PyTorch's own output in this precision is from `f64`. A loss is a single draw, which may hit zero by luck: its

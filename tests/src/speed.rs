@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use deberta_cuda::{CudaError, Device, Gemm, Memory, Model, Precision};
+use deberta_cuda::measure::product_times;
+use deberta_cuda::{CudaError, Device, Model, Precision};
 use deberta_ref::{DebertaV2Config, Head, Inputs, Profile, schema};
 use ndarray::{ArrayD, CowArray, IxDyn};
 
@@ -35,6 +36,15 @@ pub fn config(json: serde_json::Value) -> DebertaV2Config {
     DebertaV2Config::from_value(json).unwrap_or_else(|problem| panic!("the configuration of a measurement: {problem}"))
 }
 
+/// Numbers of the size of trained weights, from a linear congruential generator (Knuth's constants) whose top bits they are.
+fn numbers() -> impl FnMut() -> f32 {
+    let mut state = 1_u64;
+    move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.08
+    }
+}
+
 /// A model of random weights on `device`.
 ///
 /// # Errors
@@ -44,15 +54,11 @@ pub fn random_model<D: Device>(
     precision: Precision,
     config: &DebertaV2Config,
 ) -> Result<Model<D>, CudaError> {
-    let mut state = 1_u64;
+    let mut number = numbers();
     let arrays: BTreeMap<String, CowArray<'_, f32, IxDyn>> = schema(config, Head::Base)
         .into_iter()
         .map(|parameter| {
-            // A linear congruential generator (Knuth's constants): the top bits as a number of the size of trained weights.
-            let array = ArrayD::from_shape_simple_fn(IxDyn(&parameter.shape), || {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                ((state >> 40) as f32 / (1 << 24) as f32 - 0.5) * 0.08
-            });
+            let array = ArrayD::from_shape_simple_fn(IxDyn(&parameter.shape), &mut number);
             (parameter.name, array.into())
         })
         .collect();
@@ -92,19 +98,7 @@ pub fn measure<D: Device>(
 /// # Errors
 /// What the device cannot do.
 pub fn product_rate<D: Device>(device: &D, precision: Precision, side: usize) -> Result<f64, CudaError> {
-    let square = || device.allocate(side * side * precision.bytes());
-    let (x, weight, out) = (square()?, square()?, square()?);
-    let zeros = vec![0; side * side * precision.bytes()];
-    for operand in [&x, &weight] {
-        device.upload(operand, &zeros)?;
-    }
-    let mut fastest = f64::INFINITY;
-    for _ in 0..5 {
-        let begin = std::time::Instant::now();
-        let (x, weight) = (x.matrix(precision, side, side), weight.matrix(precision, side, side));
-        device.gemm(&Gemm { precision, out: out.matrix(precision, side, side), x, weight, bias: None })?;
-        device.download(&out, &mut [0; 4])?;
-        fastest = fastest.min(begin.elapsed().as_secs_f64());
-    }
+    let times = product_times(device, precision, side, 5)?;
+    let fastest = times.iter().min().map_or(f64::INFINITY, std::time::Duration::as_secs_f64);
     Ok(2.0 * (side as f64).powi(3) / fastest)
 }

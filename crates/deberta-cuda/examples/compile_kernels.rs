@@ -2,14 +2,16 @@
 //!
 //! `cargo run --release -p deberta-cuda --example compile_kernels [-- --output FOLDER] [ARCHITECTURE …]`
 //!
-//! With `--output` the code is kept where [`deberta_cuda::cuda::Cache`] finds it, for machines without a compiler. Exit code
-//! 1: a kernel spills registers that is not known to, or one that is known to no longer does; 2: it did not compile.
+//! With `--output` the code is kept where [`deberta_cuda::cuda::Cache`] finds it, for machines without a compiler, and PTX beside
+//! it, for cards that are not on the list. Exit code 1: a kernel spills registers that is not known to, or one that is known to no longer does; 2: it did not compile.
 
 use std::collections::BTreeSet;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use deberta_cuda::cuda::{Cache, Resources, compile, entry};
+use deberta_cuda::cuda::{Cache, Compiled, PORTABLE, Resources, compile, entry};
 use deberta_cuda::{CudaError, Module};
 
 /// The architectures that are supported: Ampere, its consumer cards, Ada, Hopper.
@@ -42,13 +44,9 @@ fn compile_all(architectures: &[String], cache: Option<&Cache>) -> Result<BTreeS
         "sm", "precision", "D", "kernel", "registers", "shared", "stack", "spilled bytes"
     );
     for architecture in architectures {
-        for module in Module::all() {
-            let compiled = compile(&module, architecture)?;
+        for (module, compiled) in compiled(architecture)? {
             if let Some(cache) = cache {
-                let name = entry(&[&module.text(), &module.defines().join(" "), architecture]);
-                cache
-                    .put(&name, &compiled.cubin)
-                    .map_err(|error| CudaError::Call { call: "write", said: error.to_string() })?;
+                put(cache, &entry(&module, architecture), &compiled.code)?;
             }
             for kernel in Resources::read(&compiled.log) {
                 let spilled = kernel.spill_stores + kernel.spill_loads;
@@ -67,7 +65,33 @@ fn compile_all(architectures: &[String], cache: Option<&Cache>) -> Result<BTreeS
             }
         }
     }
+    if let Some(cache) = cache {
+        for (module, compiled) in compiled(PORTABLE)? {
+            put(cache, &entry(&module, PORTABLE), &compiled.code)?;
+        }
+    }
     Ok(spills)
+}
+
+/// Every module for one architecture, compiled on as many threads as the machine runs at once.
+fn compiled(architecture: &str) -> Result<Vec<(Module, Compiled)>, CudaError> {
+    let (modules, next) = (Module::all().collect::<Vec<_>>(), AtomicUsize::new(0));
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let work = || {
+        let taken = std::iter::from_fn(|| modules.get(next.fetch_add(1, Relaxed)));
+        taken.map(|module| Ok((*module, compile(module, architecture)?))).collect::<Result<Vec<_>, CudaError>>()
+    };
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().map(|worker| worker.join().expect("a thread that compiles does not panic")).collect()
+    });
+    let mut all = parts.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+    all.sort_by_key(|(module, _)| modules.iter().position(|m| m == module));
+    Ok(all)
+}
+
+fn put(cache: &Cache, name: &str, code: &[u8]) -> Result<(), CudaError> {
+    cache.put(name, code).map_err(|error| CudaError::Call { call: "write", said: error.to_string() })
 }
 
 fn judge(spills: &BTreeSet<String>, all_architectures: bool) -> ExitCode {

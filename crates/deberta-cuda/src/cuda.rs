@@ -12,7 +12,7 @@ mod pool;
 use cudarc::driver::DriverError;
 
 pub use cache::{Cache, KERNELS_FOLDER, entry};
-pub use compile::{Compiled, Resources, compile};
+pub use compile::{Compiled, PORTABLE, Resources, compile};
 pub use gpu::{CudaDevice, architecture};
 pub use library::NVRTC_FOLDER;
 pub use pool::CudaMemory;

@@ -89,6 +89,49 @@ pub trait Device {
 
     /// How many bytes of shared memory a block may ask for.
     fn shared_memory_limit(&self) -> usize;
+
+    /// Bytes of its memory that were taken: weights, and all that passes needed at once since [`Self::trim`].
+    fn taken(&self) -> usize;
+
+    /// Gives memory back that nothing lies in.
+    fn trim(&self);
+}
+
+/// A device that several models share.
+impl<D: Device> Device for &D {
+    type Memory = D::Memory;
+
+    fn allocate(&self, bytes: usize) -> Result<Self::Memory, CudaError> {
+        D::allocate(self, bytes)
+    }
+
+    fn upload(&self, to: &Self::Memory, bytes: &[u8]) -> Result<(), CudaError> {
+        D::upload(self, to, bytes)
+    }
+
+    fn download(&self, from: &Self::Memory, bytes: &mut [u8]) -> Result<(), CudaError> {
+        D::download(self, from, bytes)
+    }
+
+    fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {
+        D::launch(self, launch)
+    }
+
+    fn gemm(&self, gemm: &Gemm<'_>) -> Result<(), CudaError> {
+        D::gemm(self, gemm)
+    }
+
+    fn shared_memory_limit(&self) -> usize {
+        D::shared_memory_limit(self)
+    }
+
+    fn taken(&self) -> usize {
+        D::taken(self)
+    }
+
+    fn trim(&self) {
+        D::trim(self);
+    }
 }
 
 /// Memory on a device.

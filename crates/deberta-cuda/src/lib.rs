@@ -10,6 +10,7 @@
 pub mod cuda;
 pub mod device;
 pub mod error;
+pub mod measure;
 pub mod model;
 pub mod ops;
 pub mod packing;
@@ -33,3 +34,4 @@ pub use error::CudaError;
 pub use model::Model;
 pub use ops::Ops;
 pub use source::{File, Module};
+pub use staged::slots;

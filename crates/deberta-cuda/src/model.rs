@@ -99,6 +99,21 @@ impl<D: Device> Model<D> {
         &self.config
     }
 
+    /// The head.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+
+    /// The reference implementation that it follows.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// The arithmetic.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// The device.
     pub fn device(&self) -> &D {
         &self.device

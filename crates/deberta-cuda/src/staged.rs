@@ -98,7 +98,7 @@ impl<M: Memory> StagedMask<M> {
 }
 
 /// The relative row of distance d at d + `longest` − 1; zeros where no distance matters.
-fn slots(config: &DebertaV2Config, profile: &Profile, longest: usize) -> Vec<i32> {
+pub fn slots(config: &DebertaV2Config, profile: &Profile, longest: usize) -> Vec<i32> {
     if !config.relative_attention {
         return vec![0; 2 * longest - 1];
     }

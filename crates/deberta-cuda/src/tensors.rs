@@ -38,14 +38,14 @@ impl<M: Memory> Rows<M> {
         rows: ArrayView2<'_, f32>,
     ) -> Result<(), CudaError> {
         assert_eq!((rows.nrows(), rows.ncols()), (self.count, self.width), "a row for each row");
-        ops.device.upload(&self.memory, &encode(self.precision, rows))
+        ops.device.upload(&self.memory, &self.precision.encode(rows.iter().copied()))
     }
 
     /// The rows, widened.
     pub(crate) fn download<D: Device<Memory = M>>(&self, ops: Ops<'_, D>) -> Result<Array2<f32>, CudaError> {
         let mut bytes = vec![0; self.count * self.width * self.precision.bytes()];
         ops.device.download(&self.memory, &mut bytes)?;
-        let values = decode(self.precision, &bytes);
+        let values = self.precision.decode(&bytes);
         Ok(Array2::from_shape_vec((self.count, self.width), values).expect("as many values as were asked for"))
     }
 
@@ -103,23 +103,25 @@ impl<M: Memory, T: Element + bytemuck::Pod> List<M, T> {
     }
 }
 
-/// Numbers in the storage type, rounded to nearest.
-fn encode(precision: Precision, values: ArrayView2<'_, f32>) -> Vec<u8> {
-    let values = values.iter().copied();
-    match precision {
-        Precision::F32 | Precision::Tf32 => values.flat_map(f32::to_le_bytes).collect(),
-        Precision::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
-        Precision::Bf16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
-    }
-}
-
-fn decode(precision: Precision, bytes: &[u8]) -> Vec<f32> {
-    let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-    match precision {
-        Precision::F32 | Precision::Tf32 => {
-            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+impl Precision {
+    /// Numbers in the storage type, rounded to nearest.
+    pub fn encode(self, values: impl Iterator<Item = f32>) -> Vec<u8> {
+        match self {
+            Self::F32 | Self::Tf32 => values.flat_map(f32::to_le_bytes).collect(),
+            Self::F16 => values.flat_map(|v| f16::from_f32(v).to_le_bytes()).collect(),
+            Self::Bf16 => values.flat_map(|v| bf16::from_f32(v).to_le_bytes()).collect(),
         }
-        Precision::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
-        Precision::Bf16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+    }
+
+    /// Numbers of the storage type, widened.
+    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
+        match self {
+            Self::F32 | Self::Tf32 => {
+                bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+            }
+            Self::F16 => pairs().map(|b| f16::from_le_bytes(b).to_f32()).collect(),
+            Self::Bf16 => pairs().map(|b| bf16::from_le_bytes(b).to_f32()).collect(),
+        }
     }
 }

@@ -1,16 +1,18 @@
 //! Checks a GPU: parity with `f64` on every fixture, then speed. `tools/gpu_check` packs this program with what it needs
 //! and runs it; it prints a page in Markdown.
 //!
-//! `gpu_check --fixtures FOLDER [--only PART] [--precision NAME] [--rungs] [--speed]`
+//! `gpu_check [--fixtures FOLDER] [--only PART,…] [--precision NAME] [--rungs] [--own-products] [--speed]`
+//! `gpu_check --card`
 //!
-//! Exit code 0: all within bounds; 1: something is not; 2: it could not run.
+//! Cases are those that have one of the parts in their names. `--own-products` leaves cublasLt aside, so that a sanitizer sees
+//! our kernels and no others. `--card` prints the card's name and does nothing else. Exit code 0: all within bounds; 1: something is not; 2: it could not run.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use deberta_cuda::ops::Rung;
-use deberta_cuda::{CudaDevice, Precision};
+use deberta_cuda::{CudaDevice, Device, Precision};
 use deberta_tests::parity::{Finding, Subject, subjects};
 use deberta_tests::speed;
 
@@ -19,10 +21,12 @@ type Failure = Box<dyn std::error::Error>;
 /// What was asked on the command line.
 struct Options {
     fixtures: PathBuf,
-    only: String,
+    only: Vec<String>,
     precisions: Vec<Precision>,
     rungs: bool,
+    own_products: bool,
     speed: bool,
+    card: bool,
 }
 
 fn main() -> ExitCode {
@@ -39,24 +43,28 @@ fn main() -> ExitCode {
 fn options() -> Result<Options, Failure> {
     let mut options = Options {
         fixtures: PathBuf::from("fixtures"),
-        only: String::new(),
+        only: Vec::new(),
         precisions: Precision::ALL.to_vec(),
         rungs: false,
+        own_products: false,
         speed: false,
+        card: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} takes a value"));
         match argument.as_str() {
             "--fixtures" => options.fixtures = value()?.into(),
-            "--only" => options.only = value()?,
+            "--only" => options.only = value()?.split(',').map(str::to_owned).collect(),
             "--precision" => {
                 let name = value()?;
                 let known = Precision::ALL.into_iter().find(|p| p.name() == name);
                 options.precisions = vec![known.ok_or_else(|| format!("`{name}` is no precision of a GPU"))?];
             }
             "--rungs" => options.rungs = true,
+            "--own-products" => options.own_products = true,
             "--speed" => options.speed = true,
+            "--card" => options.card = true,
             other => return Err(format!("`{other}` is not known; see the head of tests/src/bin/gpu_check.rs").into()),
         }
     }
@@ -64,17 +72,25 @@ fn options() -> Result<Options, Failure> {
 }
 
 fn run(options: &Options) -> Result<bool, Failure> {
-    // Held until the end, so that the GPU's context lives from case to case.
-    let device = CudaDevice::open(0)?;
+    let mut device = CudaDevice::open(0)?;
+    if options.card {
+        println!("{}", device.name()?);
+        return Ok(true);
+    }
+    if options.own_products {
+        device = device.with_own_products();
+    }
     println!("- Card: {}", device.name()?);
     println!("- Driver's CUDA version: {}", device.driver_version()?);
-    println!(
-        "- Products: {}\n",
-        if device.has_cublas_lt() { "cublasLt" } else { "our own kernel: cublasLt is not there" }
-    );
-    let subjects = subjects(&options.fixtures, |name| name.contains(&options.only))?;
+    println!("- Products: {}\n", if device.has_cublas_lt() { "cublasLt" } else { "our own kernel" });
+    if options.speed {
+        return measure(&device, &options.precisions).map(|()| true);
+    }
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|part| name.contains(part));
+    let subjects = subjects(&options.fixtures, wanted)?;
     if subjects.is_empty() {
-        return Err(format!("no case of {} has `{}` in its name", options.fixtures.display(), options.only).into());
+        let parts = options.only.join("`, `");
+        return Err(format!("no case of {} has `{parts}` in its name", options.fixtures.display()).into());
     }
     println!("| precision | attention | cases | outputs | beyond | worst share of its bound | where | s |");
     println!("|---|---|---|---|---|---|---|---|");
@@ -85,30 +101,36 @@ fn run(options: &Options) -> Result<bool, Failure> {
     };
     for &precision in &options.precisions {
         for &rung in &rungs {
-            fine &= parity(&subjects, precision, rung)?;
+            fine &= parity(&device, &subjects, precision, rung)?;
         }
-    }
-    if options.speed {
-        measure(&options.precisions)?;
     }
     Ok(fine)
 }
 
 /// One row of the table: all cases in one precision by one kernel of attention.
-fn parity(subjects: &[Subject], precision: Precision, rung: Option<Rung>) -> Result<bool, Failure> {
+fn parity(
+    device: &CudaDevice,
+    subjects: &[Subject],
+    precision: Precision,
+    rung: Option<Rung>,
+) -> Result<bool, Failure> {
     let begin = Instant::now();
+    let name = rung.map_or("best", Rung::name);
     let mut all: Vec<Finding> = Vec::new();
     for subject in subjects {
-        let found = subject.check(CudaDevice::open(0)?, precision, rung);
+        let found = subject.check(device, precision, rung);
         all.extend(found.map_err(|error| format!("{}: {error}", subject.name))?);
+    }
+    if all.is_empty() {
+        println!("| {} | {name} | 0 | 0 | – | serves none of the cases | | |", precision.name());
+        return Ok(true);
     }
     let beyond = all.iter().filter(|finding| !finding.is_fine()).count();
     let worst = all.iter().max_by(|a, b| (a.max_abs / a.bound).total_cmp(&(b.max_abs / b.bound)));
     let worst = worst.map_or(("–".to_owned(), 0.0), |f| (format!("{} of {}", f.output, f.case), f.max_abs / f.bound));
     println!(
-        "| {} | {} | {} | {} | {beyond} | {:.3} | {} | {:.1} |",
+        "| {} | {name} | {} | {} | {beyond} | {:.3} | {} | {:.1} |",
         precision.name(),
-        rung.map_or("best", Rung::name),
         subjects.len(),
         all.len(),
         worst.1,
@@ -121,25 +143,30 @@ fn parity(subjects: &[Subject], precision: Precision, rung: Option<Rung>) -> Res
     Ok(beyond == 0)
 }
 
-/// Whole v3-base, 8192 tokens a batch, at every length.
-fn measure(precisions: &[Precision]) -> Result<(), Failure> {
-    println!("\n| precision | batch | median ms | fastest ms | tokens/s | TFLOP/s | of one large product |");
-    println!("|---|---|---|---|---|---|---|");
+/// Whole v3-base, 8192 tokens a batch, at every length; then its memory on one sequence, which should grow as its length.
+fn measure(device: &CudaDevice, precisions: &[Precision]) -> Result<(), Failure> {
+    println!(
+        "\n| precision | batch | median ms | fastest ms | tokens/s | TFLOP/s | of one large product | MiB beside weights |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
     for &precision in precisions {
-        let peak = speed::product_rate(&CudaDevice::open(0)?, precision, 8192)?;
-        let model = speed::random_model(CudaDevice::open(0)?, precision, &speed::v3_base())?;
-        for length in [128, 512, 2048, 8192] {
-            let sequences = 8192 / length;
+        let peak = speed::product_rate(device, precision, 8192)?;
+        let model = speed::random_model(device, precision, &speed::v3_base())?;
+        let batches = [128, 512, 2048, 8192].map(|length| (8192 / length, length));
+        for (sequences, length) in batches.into_iter().chain([(1, 1024), (1, 4096)]) {
+            device.trim();
+            let weights = device.taken();
             let m = speed::measure(&model, sequences, length, 10)?;
             println!(
-                "| {} | {sequences}×{length} | {:.3} | {:.3} | {:.0} | {:.1} | {:.0} % of {:.0} |",
+                "| {} | {sequences}×{length} | {:.3} | {:.3} | {:.0} | {:.1} | {:.0} % of {:.0} | {:.1} |",
                 precision.name(),
                 m.median * 1e3,
                 m.fastest * 1e3,
                 (sequences * length) as f64 / m.median,
                 m.operations / m.median / 1e12,
                 100.0 * m.operations / m.median / peak,
-                peak / 1e12
+                peak / 1e12,
+                (device.taken() - weights) as f64 / 1048576.0
             );
         }
     }

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::compile::is_ptx;
+use crate::source::Module;
+
 /// The environment variable that names a folder of compiled kernels.
 pub const KERNELS_FOLDER: &str = "DEBERTA_KERNELS";
 
@@ -66,15 +69,19 @@ impl Cache {
     }
 }
 
-/// The name of the entry that `parts` make.
-pub fn entry(parts: &[&str]) -> String {
+/// The name of the entry of `module` for an architecture.
+pub fn entry(module: &Module, architecture: &str) -> String {
+    let kind = if is_ptx(architecture) { "ptx" } else { "cubin" };
+    format!("{}.{kind}", digest(&[&module.text(), &module.defines().join(" "), architecture]))
+}
+
+fn digest(parts: &[&str]) -> String {
     let mut digest = Sha256::new();
     for part in parts {
         digest.update((part.len() as u64).to_le_bytes());
         digest.update(part);
     }
-    let hex: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{hex}.cubin")
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -100,9 +107,12 @@ mod tests {
 
     #[test]
     fn an_entry_is_named_after_all_of_its_parts() {
-        assert_ne!(entry(&["ab", "c"]), entry(&["a", "bc"]));
-        assert_eq!(entry(&["ab", "c"]), entry(&["ab", "c"]));
-        assert_eq!(entry(&[]).len(), 64 + ".cubin".len());
+        assert_ne!(digest(&["ab", "c"]), digest(&["a", "bc"]));
+        assert_eq!(digest(&["ab", "c"]), digest(&["ab", "c"]));
+        let module = Module::all().next().unwrap();
+        let (cubin, ptx) = (entry(&module, "sm_80"), entry(&module, "compute_80"));
+        assert!(cubin.ends_with(".cubin") && ptx.ends_with(".ptx"));
+        assert_ne!(cubin[..64], ptx[..64]);
     }
 
     #[test]

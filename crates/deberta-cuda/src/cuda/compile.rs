@@ -1,4 +1,5 @@
-//! From the text of a kernel to code for one architecture, by NVRTC.
+//! From the text of a kernel to code by NVRTC: machine code for one architecture (`sm_80`), or PTX for it and all later ones
+//! (`compute_80`), which the driver assembles.
 
 use std::ffi::{CString, c_char, c_int};
 use std::ptr::{null, null_mut};
@@ -12,20 +13,30 @@ use crate::source::Module;
 /// What a kernel was compiled to.
 #[derive(Clone, Debug)]
 pub struct Compiled {
-    /// The code, an ELF file that the driver loads.
-    pub cubin: Vec<u8>,
+    /// The code as the driver loads it: an ELF file, or PTX that ends in zero.
+    pub code: Vec<u8>,
     /// What the compiler said, the assembler's account of registers and spills included.
     pub log: String,
 }
 
-/// Compiles `module` for `architecture`, such as `sm_80`.
+/// What PTX is made for: the lowest architecture that is supported.
+pub const PORTABLE: &str = "compute_80";
+
+/// Whether an architecture is a virtual one, whose code is PTX.
+pub fn is_ptx(architecture: &str) -> bool {
+    architecture.starts_with("compute_")
+}
+
+/// Compiles `module` for `architecture`, such as `sm_80` or `compute_80`.
 ///
 /// # Errors
 /// No compiler, or a text that it refuses: the error holds what it said.
 pub fn compile(module: &Module, architecture: &str) -> Result<Compiled, CudaError> {
     require_nvrtc()?;
-    let mut options =
-        vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned(), "--ptxas-options=-v".to_owned()];
+    let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".to_owned()];
+    if !is_ptx(architecture) {
+        options.push("--ptxas-options=-v".to_owned());
+    }
     options.extend(module.defines().into_iter().map(|define| format!("--define-macro={define}")));
     let program = Program::new(module.file.name(), &module.text())?;
     let built = program.build(&options);
@@ -33,7 +44,18 @@ pub fn compile(module: &Module, architecture: &str) -> Result<Compiled, CudaErro
     if built != nvrtcResult::NVRTC_SUCCESS {
         return Err(CudaError::Compile { module: format!("{module} on {architecture}"), log });
     }
-    Ok(Compiled { cubin: program.cubin()?, log })
+    let code = program.code(is_ptx(architecture))?;
+    Ok(Compiled { code: if is_ptx(architecture) { for_older_drivers(&code) } else { code }, log })
+}
+
+/// The version of PTX that the shipped text says it is in. What the kernels use is all of 7.0, and their text assembles as that;
+/// NVRTC writes its own version at the head, which a driver older than it refuses. 7.4 is that of CUDA 11.4, driver 470.
+const PTX_VERSION: &str = ".version 7.4";
+
+fn for_older_drivers(ptx: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(ptx);
+    let line = |line: &str| if line.starts_with(".version ") { PTX_VERSION.to_owned() } else { line.to_owned() };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n").into_bytes()
 }
 
 struct Program(nvrtcProgram);
@@ -68,13 +90,15 @@ impl Program {
         Ok(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned())
     }
 
-    fn cubin(&self) -> Result<Vec<u8>, CudaError> {
+    fn code(&self, ptx: bool) -> Result<Vec<u8>, CudaError> {
         let mut size = 0;
         // SAFETY: as above.
         unsafe {
-            checked("nvrtcGetCUBINSize", sys::nvrtcGetCUBINSize(self.0, &mut size))?;
+            let sized = if ptx { sys::nvrtcGetPTXSize } else { sys::nvrtcGetCUBINSize };
+            checked("the size of nvrtcGetPTX or nvrtcGetCUBIN", sized(self.0, &mut size))?;
             let mut bytes = vec![0_u8; size];
-            checked("nvrtcGetCUBIN", sys::nvrtcGetCUBIN(self.0, bytes.as_mut_ptr().cast()))?;
+            let got = if ptx { sys::nvrtcGetPTX } else { sys::nvrtcGetCUBIN };
+            checked("nvrtcGetPTX or nvrtcGetCUBIN", got(self.0, bytes.as_mut_ptr().cast()))?;
             Ok(bytes)
         }
     }
@@ -159,6 +183,13 @@ fn number_before(text: &str, unit: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shipped_ptx_says_an_older_version_and_nothing_else_changes() {
+        let ptx = b"// made\n.version 9.0\n.target sm_80\n\tadd.f32 %f1, %f2, %f3;\n\0";
+        let older = for_older_drivers(ptx);
+        assert_eq!(older, b"// made\n.version 7.4\n.target sm_80\n\tadd.f32 %f1, %f2, %f3;\n\0");
+    }
 
     #[test]
     fn the_assemblers_account_is_read() {

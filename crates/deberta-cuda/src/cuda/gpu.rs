@@ -11,7 +11,7 @@ use cudarc::driver::sys::{
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 
 use super::cache::{Cache, entry};
-use super::compile::compile;
+use super::compile::{PORTABLE, compile};
 use super::cublas_lt::CublasLt;
 use super::library::{has_cublas_lt, require_driver};
 use super::pool::{CudaMemory, Pool, failed};
@@ -115,6 +115,13 @@ impl CudaDevice {
         self.cublas.is_some()
     }
 
+    /// The same device with all products by our own kernel.
+    #[must_use]
+    pub fn with_own_products(mut self) -> Self {
+        self.cublas = None;
+        self
+    }
+
     /// Waits for everything launched before.
     ///
     /// # Errors
@@ -145,28 +152,33 @@ impl CudaDevice {
         Ok(function)
     }
 
-    /// The code of a module: from disk, or compiled and kept there.
+    /// The code of a module: from disk; compiled, and kept there; or, where neither is to be had, PTX from disk.
     fn load(&self, module: Module) -> Result<CUmodule, CudaError> {
         self.context.bind_to_thread().map_err(call("cuCtxSetCurrent"))?;
-        let (text, defines) = (module.text(), module.defines());
-        for minor in (0..=self.capability.1).rev() {
-            // Code for an older card of the same generation runs too.
-            let name = entry(&[&text, &defines.join(" "), &architecture((self.capability.0, minor))]);
-            // SAFETY: the image is whole: its digest was right.
-            let loaded = self.cache.get(&name).map(|code| unsafe { result::module::load_data(code.as_ptr().cast()) });
-            if let Some(Ok(loaded)) = loaded {
-                return Ok(loaded);
-            }
-        }
+        // SAFETY: the image is whole: its digest was right.
+        let cached = |name: &str| self.cache.get(name).and_then(|code| unsafe { load_image(&code) }.ok());
+        // Code for an older card of the same generation runs too.
+        let same = (0..=self.capability.1).rev().map(|minor| entry(&module, &architecture((self.capability.0, minor))));
+        let loaded = same.into_iter().find_map(|name| cached(&name));
+        loaded.map_or_else(|| self.compile(module).or_else(|e| cached(&entry(&module, PORTABLE)).ok_or(e)), Ok)
+    }
+
+    fn compile(&self, module: Module) -> Result<CUmodule, CudaError> {
         let architecture = architecture(self.capability);
         let compiled = compile(&module, &architecture)?;
-        let name = entry(&[&text, &defines.join(" "), &architecture]);
         // Without a place to keep it, it is compiled again the next time.
-        let _ = self.cache.put(&name, &compiled.cubin);
+        let _ = self.cache.put(&entry(&module, &architecture), &compiled.code);
         // SAFETY: the image comes from the compiler.
-        let loaded = unsafe { result::module::load_data(compiled.cubin.as_ptr().cast()) };
+        let loaded = unsafe { load_image(&compiled.code) };
         loaded.map_err(|error| CudaError::Compile { module: module.to_string(), log: said(error) })
     }
+}
+
+/// # Safety
+/// The image is a whole ELF file, or PTX that ends in zero.
+unsafe fn load_image(image: &[u8]) -> Result<CUmodule, DriverError> {
+    // SAFETY: see above.
+    unsafe { result::module::load_data(image.as_ptr().cast()) }
 }
 
 /// The name of an architecture, such as `sm_80`.
@@ -234,6 +246,14 @@ impl Device for CudaDevice {
 
     fn shared_memory_limit(&self) -> usize {
         self.shared_memory_limit
+    }
+
+    fn taken(&self) -> usize {
+        self.pool.taken()
+    }
+
+    fn trim(&self) {
+        self.pool.trim();
     }
 }
 

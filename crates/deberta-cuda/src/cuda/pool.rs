@@ -5,6 +5,7 @@
 //! been launched.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::{CudaContext, DriverError, result};
@@ -22,6 +23,8 @@ pub(super) struct Pool {
     context: Arc<CudaContext>,
     /// Blocks that nobody holds, by size.
     free: Mutex<BTreeMap<usize, Vec<u64>>>,
+    /// Bytes taken from the driver, held by somebody or free.
+    taken: AtomicUsize,
 }
 
 /// Memory on the GPU; it goes back to its pool when dropped.
@@ -49,7 +52,7 @@ impl Drop for CudaMemory {
 
 impl Pool {
     pub(super) fn new(context: Arc<CudaContext>) -> Arc<Self> {
-        Arc::new(Self { context, free: Mutex::default() })
+        Arc::new(Self { context, free: Mutex::default(), taken: AtomicUsize::new(0) })
     }
 
     pub(super) fn allocate(self: &Arc<Self>, bytes: usize) -> Result<CudaMemory, CudaError> {
@@ -65,7 +68,9 @@ impl Pool {
             // SAFETY: as above.
             unsafe { result::malloc_sync(bytes) }
         });
-        Ok(memory((bytes, address.map_err(|error| failed(bytes, error))?)))
+        let address = address.map_err(|error| failed(bytes, error))?;
+        self.taken.fetch_add(bytes, Relaxed);
+        Ok(memory((bytes, address)))
     }
 
     /// The smallest free block that will do.
@@ -76,9 +81,16 @@ impl Pool {
         blocks.pop().map(|address| (size, address))
     }
 
+    /// Bytes taken from the driver, held by somebody or free.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Relaxed)
+    }
+
     /// Frees what nobody holds.
-    fn trim(&self) {
-        for address in std::mem::take(&mut *self.free()).into_values().flatten() {
+    pub(super) fn trim(&self) {
+        let free = std::mem::take(&mut *self.free());
+        for (bytes, address) in free.into_iter().flat_map(|(bytes, all)| all.into_iter().map(move |at| (bytes, at))) {
+            self.taken.fetch_sub(bytes, Relaxed);
             // SAFETY: allocated by this pool and held by nobody. The driver waits for kernels that use it. What cannot be
             // freed is left.
             let _ = unsafe { result::free_sync(address) };
