@@ -46,6 +46,23 @@ fn without_a_gpu_one_sentence_and_exit_code_2() {
 }
 
 #[test]
+fn bench_without_a_gpu_is_one_sentence_too() {
+    if gpu("bench_without_a_gpu_is_one_sentence_too") {
+        return;
+    }
+    let bench = |device: &str, precision: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_deberta-ref"));
+        command.arg("bench").arg("--model").arg(fixtures("hf/base-v3")).args(["--device", device]);
+        command.args(["--precision", precision, "--shapes", "1x3", "--repeat", "1"]).output().unwrap()
+    };
+    let refused = bench("cuda", "bf16");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(refused.stdout.is_empty() && one_sentence(&refused).contains("--device cpu"));
+    assert!(bench("auto", "f32").status.success());
+    assert_eq!(bench("auto", "bf16").status.code(), Some(2), "the processor does not compute in bf16");
+}
+
+#[test]
 fn auto_falls_back_and_says_so() {
     if gpu("auto_falls_back_and_says_so") {
         return;

@@ -37,11 +37,6 @@ impl<T: Real> MatrixProduct<T> {
         general_mat_mul(T::one(), &self.a, &self.b.t(), T::zero(), &mut self.c);
         start.elapsed()
     }
-
-    /// The operations of one product: a multiplication and an addition for each term.
-    pub fn operations() -> f64 {
-        Self::SIZES.iter().map(|&size| size as f64).product::<f64>() * 2.0
-    }
 }
 
 impl<T: Real> Default for MatrixProduct<T> {

@@ -12,7 +12,9 @@ use deberta_ref::{DeviceName, Place, Precision, Real};
 
 use super::note;
 use super::run::{Attention, ModelArgs};
-use measure::{Plan, measure};
+#[cfg(feature = "cuda")]
+use measure::measure_on;
+use measure::{Plan, Timing, measure};
 
 /// Time forward passes on random tokens
 ///
@@ -20,7 +22,8 @@ use measure::{Plan, measure};
 /// on the same threads, so that a busy spell of the machine slows both. The share of the sgemm rate is the operations that
 /// the pass must do (matrix products over existing tokens), over the median time, over the median rate of that product.
 ///
-/// The peak of memory is that of the passes, resident and with mapped weights counted; it is known on Linux alone.
+/// The peak of memory is that of the passes, resident and with mapped weights counted; it is known on Linux alone. On a GPU it is
+/// what was taken there, and the product is of the precision asked for.
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -37,8 +40,8 @@ pub struct Args {
     /// Time passes of each shape for this long, and at least three
     #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = seconds)]
     seconds: f64,
-    /// The number type to compute in
-    #[arg(long, default_value = "f32", value_name = "f32|f64")]
+    /// The number type to compute in: f32 or f64 on the processor; f32, tf32, f16 or bf16 on a GPU
+    #[arg(long, default_value = "f32", value_name = "f32|f64|tf32|f16|bf16")]
     precision: Precision,
     /// How attention is computed
     #[arg(long, default_value = "fused")]
@@ -46,7 +49,7 @@ pub struct Args {
     /// Use this many threads; 0: as many as the machine runs at once
     #[arg(long, value_name = "N", default_value_t = 0)]
     threads: usize,
-    /// Where to compute; only the processor's passes can be timed so far
+    /// Where to compute: the processor, an NVIDIA GPU, or a GPU where there is one
     #[arg(long, default_value = "cpu", value_name = "cpu|cuda|auto")]
     device: DeviceName,
     /// Print the outcome as JSON: a list with an object a shape
@@ -78,7 +81,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Place::Cpu if args.precision == Precision::F64 => run_in::<f64>(&args),
         Place::Cpu => run_in::<f32>(&args),
         #[cfg(feature = "cuda")]
-        Place::Gpu(..) => anyhow::bail!("passes on a GPU cannot be timed yet; use --device cpu"),
+        Place::Gpu(gpu, precision) => run_on(&args, *gpu, precision),
     }
 }
 
@@ -93,11 +96,28 @@ fn run_in<T: Real + Element>(args: &Args) -> anyhow::Result<ExitCode> {
         let timing = measure(&model, shape, &plan);
         timings.push(timing.map_err(|source| deberta_ref::Error::Model { path: args.model.model.clone(), source })?);
     }
-    match args.json {
-        true => println!("{}", report::json(&timings)),
-        false => print!("{}", report::table(&timings, &report::title(args, &model))),
-    }
+    let place = format!("{} threads", deberta_ref::threads());
+    print(args, &timings, &report::title(args, head, model.config(), &place));
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(feature = "cuda")]
+fn run_on(args: &Args, gpu: deberta_cuda::CudaDevice, precision: deberta_cuda::Precision) -> anyhow::Result<ExitCode> {
+    let shapes = args.shapes()?;
+    let (directory, head) = args.model.open()?;
+    let place = gpu.name()?;
+    let model = directory.load_on(gpu, precision, head, args.model.profile)?;
+    let plan = Plan { repeat: args.repeat, seconds: args.seconds };
+    let timings = shapes.iter().map(|shape| measure_on(&model, shape, &plan)).collect::<Result<Vec<_>, _>>()?;
+    print(args, &timings, &report::title(args, head, model.config(), &place));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(args: &Args, timings: &[Timing], title: &str) {
+    match args.json {
+        true => println!("{}", report::json(timings)),
+        false => print!("{}", report::table(timings, title)),
+    }
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

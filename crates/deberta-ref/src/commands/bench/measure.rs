@@ -3,6 +3,8 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "cuda")]
+use deberta_cuda::measure::product_times;
 use deberta_ref::bench::{BatchShape, MatrixProduct, peak_memory, required_operations, reset_peak_memory};
 use deberta_ref::{Inputs, Keep, Model, ModelError, Real, Trace};
 
@@ -38,11 +40,11 @@ pub struct Timing {
     pub passes: Vec<Duration>,
     /// The matrix products between them, likewise.
     pub products: Vec<Duration>,
-    /// The operations of one product.
-    pub product_operations: f64,
+    /// The product: a matrix [n, i] by the transpose of one [o, i].
+    pub product: [usize; 3],
     /// The operations that a pass must do.
     pub operations: f64,
-    /// The peak of resident memory over the passes that warmed up, before any matrix product.
+    /// The peak of memory over the passes that warmed up, before any matrix product: resident, or taken on the GPU.
     pub peak_memory: Option<u64>,
 }
 
@@ -59,7 +61,8 @@ impl Timing {
 
     /// Operations a second of the matrix product.
     pub fn product_rate(&self) -> f64 {
-        self.product_operations / quantile(&self.products, 0.5)
+        let [n, i, o] = self.product.map(|size| size as f64);
+        2.0 * n * i * o / quantile(&self.products, 0.5)
     }
 }
 
@@ -106,10 +109,37 @@ pub fn measure<T: Real>(model: &Model<'_, T>, shape: &BatchShape, plan: &Plan) -
         shape: shape.to_string(),
         passes,
         products,
-        product_operations: MatrixProduct::<T>::operations(),
+        product: MatrixProduct::<T>::SIZES,
         operations: required_operations(model.config(), model.profile(), model.head(), shape.lengths()),
         peak_memory,
     })
+}
+
+/// The same on a GPU, where a pass is timed from the first kernel to the end of the last, and nothing is copied in between.
+///
+/// # Errors
+/// A batch that the model refuses, and what the device cannot do.
+#[cfg(feature = "cuda")]
+pub fn measure_on<D: deberta_cuda::Device>(
+    model: &deberta_cuda::Model<D>,
+    shape: &BatchShape,
+    plan: &Plan,
+) -> Result<Timing, deberta_cuda::CudaError> {
+    const SIDE: usize = 4096;
+    let inputs = shape.inputs::<f32>(model.config(), model.head());
+    let progress = Progress::new(shape);
+    model.device().trim();
+    let warm = model.time(&inputs, FEWEST)?;
+    let peak_memory = Some(model.device().taken() as u64);
+    let fitting = plan.seconds * FEWEST as f64 / warm.iter().sum::<Duration>().as_secs_f64();
+    let repeat = plan.repeat.map_or((fitting as usize).max(FEWEST), |repeat| repeat as usize);
+    let mut passes = model.time(&inputs, repeat)?;
+    let mut products = product_times(model.device(), model.precision(), SIDE, FEWEST)?;
+    progress.clear();
+    passes.sort();
+    products.sort();
+    let operations = required_operations(model.config(), model.profile(), model.head(), shape.lengths());
+    Ok(Timing { shape: shape.to_string(), passes, products, product: [SIDE; 3], operations, peak_memory })
 }
 
 fn pass<T: Real>(model: &Model<'_, T>, inputs: &Inputs<T>) -> Result<Duration, ModelError> {

@@ -2,30 +2,25 @@
 
 use std::fmt::Write;
 
-use deberta_ref::bench::MatrixProduct;
-use deberta_ref::{Model, Real};
+use deberta_ref::{DebertaV2Config, Head};
 use serde_json::{Value, json};
 
 use super::Args;
 use super::measure::Timing;
 
 /// What was run, in a line.
-pub fn title<T: Real>(args: &Args, model: &Model<'_, T>) -> String {
-    let config = model.config();
+pub fn title(args: &Args, head: Head, config: &DebertaV2Config, place: &str) -> String {
     format!(
-        "{} ({}, hidden_size {}, {} layers), {}, {} threads",
+        "{} ({head}, hidden_size {}, {} layers), {}, {place}",
         args.model.model.display(),
-        model.head(),
         config.hidden_size,
         config.num_hidden_layers,
         args.precision,
-        deberta_ref::threads(),
     )
 }
 
 /// One line a shape; the spread is the distance of the quartiles.
 pub fn table(timings: &[Timing], title: &str) -> String {
-    let [n, i, o] = MatrixProduct::<f32>::SIZES;
     let mut out = format!("{title}\n\n");
     let head = ["shape", "median s", "min s", "max s", "spread s", "peak MiB", "GFLOP", "GFLOP/s", "sgemm", "share"];
     row(&mut out, head.map(str::to_owned));
@@ -47,10 +42,11 @@ pub fn table(timings: &[Timing], title: &str) -> String {
             ],
         );
     }
+    let [n, i, o] = timings.first().map_or([0; 3], |timing| timing.product);
     // Writing to a string cannot fail.
     let _ = writeln!(
         out,
-        "\nspread: between the quartiles. GFLOP: what a pass must do. sgemm: GFLOP/s of [{n}, {i}]·[{o}, {i}]ᵀ, timed in turn with the passes."
+        "\nspread: between the quartiles. GFLOP: what a pass must do. sgemm: GFLOP/s of [{n}, {i}]·[{o}, {i}]ᵀ, timed beside the passes."
     );
     out
 }
