@@ -3,3 +3,4 @@
 
 pub mod parity;
 pub mod speed;
+pub mod worker;

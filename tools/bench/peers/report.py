@@ -4,10 +4,13 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
-from programs import HERE, PROGRAMS, ROOT, THREADS, UNSET
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from pages import STYLE, milliseconds, percent, table  # noqa: E402
+from programs import HERE, PROGRAMS, ROOT, THREADS, UNSET  # noqa: E402
 
 OURS = "deberta-ref"
 # [1024, 768]·[3072, 768]ᵀ, as crates/deberta-ref/src/bench/matrix_product.rs has it.
@@ -52,25 +55,12 @@ def median(entry, name):
     return statistics.median(seconds) if seconds else None
 
 
-def milliseconds(seconds):
-    return "–" if seconds is None else f"{1000 * seconds:,.0f}" if seconds >= 0.0995 else f"{1000 * seconds:.1f}"
-
-
 def share(entry, seconds):
     """Of the rate of the matrix products of the same rounds, what a program reached in doing what must be done."""
     if not seconds or not entry["products"] or not entry["operations"]:
         return None
     rate = PRODUCT_OPERATIONS / statistics.median(entry["products"])
     return entry["operations"] / seconds / rate
-
-
-def percent(value):
-    return "–" if value is None else f"{100 * value:.0f} %"
-
-
-def table(head, rows):
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
 def times(model):
@@ -215,18 +205,6 @@ def page(results):
 
 
 # --- the picture -----------------------------------------------------------------------------------------------------
-
-STYLE = """
-  svg { color: #1f2328; font: 12px sans-serif }
-  text { fill: currentColor }
-  .small { font-size: 10px }
-  .axis { stroke: currentColor; stroke-opacity: .45; fill: none }
-  .p0 { fill: #0969da } .p1 { fill: #bc4c00 } .p2 { fill: #8250df } .p3 { fill: #bf8700 } .p4 { fill: #1a7f37 }
-  @media (prefers-color-scheme: dark) {
-    svg { color: #e6edf3 }
-    .p0 { fill: #58a6ff } .p1 { fill: #f0883e } .p2 { fill: #bc8cff } .p3 { fill: #e3b341 } .p4 { fill: #56d364 }
-  }
-"""
 
 
 def picture(results, model):
