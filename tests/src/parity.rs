@@ -153,6 +153,21 @@ impl Subject {
         Ok(findings)
     }
 
+    /// Whether a pass that is recorded, and one that replays it, return to the bit what one does that launches its kernels.
+    ///
+    /// # Errors
+    /// What the device cannot do.
+    pub fn replays<D: Device>(&self, device: D, precision: Precision) -> Result<bool, Box<dyn std::error::Error>> {
+        let mut model = self.directory.load_on(device, precision, self.head, self.profile)?;
+        model.replay_shapes(1);
+        let (inputs, _): (Inputs<f32>, _) = read_inputs(&self.inputs)?;
+        let bits =
+            |outputs: &Outputs<f32>| named(outputs).into_values().map(|v| v.mapv(f64::to_bits)).collect::<Vec<_>>();
+        let pass = || Ok::<_, CudaError>(bits(&model.forward(&inputs, Keep::default(), &mut Trace::off())?));
+        let (launched, recorded, replayed) = (pass()?, pass()?, pass()?);
+        Ok(model.recordings() == 1 && recorded == launched && replayed == launched)
+    }
+
     /// By the equations, padding included.
     fn exact(&self) -> Result<BTreeMap<String, ArrayD<f64>>, Box<dyn std::error::Error>> {
         let model = self.directory.load::<f64>(self.head, self.profile)?.with_attention(Attention::Reference);

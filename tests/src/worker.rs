@@ -4,7 +4,8 @@
 //!
 //! ```text
 //! {"do": "product", "precision": P, "side": N}          → {"rate": operations a second of one large product}
-//! {"do": "load", "model": DIR, "precision": P}          → {"loaded": true}
+//! {"do": "load", "model": DIR, "precision": P, "replay": BOOL}
+//!                                                       → {"loaded": true}; with `replay`, passes are recorded once
 //! {"do": "run", "file": INPUTS, "repeat": N}            → {"seconds": [one a pass], "bytes": taken on the GPU}
 //! {"do": "save", "file": INPUTS, "to": FILE}            → {"saved": true}: last_hidden_state
 //! {"do": "attention", "file": OPERANDS, "to": FILE, "precision": P, "heads": H, "buckets": …, "positions": …, "repeat": N}
@@ -62,7 +63,9 @@ fn answer<'d, D: Device>(device: &'d D, model: &mut Option<Model<&'d D>>, reques
             *model = None;
             device.trim();
             let directory = ModelDirectory::open(path(request, "model")?)?;
-            *model = Some(directory.load_on(device, precision(request)?, Head::Base, Profile::HF_5)?);
+            let mut loaded = directory.load_on(device, precision(request)?, Head::Base, Profile::HF_5)?;
+            loaded.replay_shapes(usize::from(request["replay"].as_bool().unwrap_or(false)));
+            *model = Some(loaded);
             Ok(json!({ "loaded": true }))
         }
         Some("run") => {

@@ -71,10 +71,9 @@ fn every_precision() {
 }
 
 #[test]
-fn every_kernel_of_attention_that_serves_any_head() {
-    for rung in [Rung::Plain, Rung::Tiled] {
-        check(Precision::F32, Some(rung), |name| SOME.contains(&name));
-    }
+fn the_tiled_kernel_on_padded_rows() {
+    // Elsewhere it computes existing rows alone: probabilities, which are kept where all rows are, are the plain kernel's.
+    check(Precision::F32, Some(Rung::Tiled), |name| SOME.contains(&name));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use cudarc::driver::DriverError;
 
 pub use cache::{Cache, KERNELS_FOLDER, entry};
 pub use compile::{Compiled, PORTABLE, Resources, compile};
-pub use gpu::{CudaDevice, architecture};
+pub use gpu::{CudaDevice, Recording, architecture};
 pub use library::NVRTC_FOLDER;
 pub use pool::CudaMemory;
 

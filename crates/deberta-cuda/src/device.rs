@@ -57,6 +57,9 @@ pub trait Device {
     /// Memory that is freed when dropped.
     type Memory: Memory;
 
+    /// Kernels and products in their order, with the memory that they use besides what was there before.
+    type Recording;
+
     /// Memory with undefined contents, aligned to 16 bytes at least.
     ///
     /// # Errors
@@ -87,6 +90,19 @@ pub trait Device {
     /// [`CudaError::Launch`].
     fn gemm(&self, gemm: &Gemm<'_>) -> Result<(), CudaError>;
 
+    /// Runs what `body` launches, then records it and returns what `body` made the second time, which replays compute anew.
+    /// `body` launches the same both times, and moves nothing between host and device.
+    ///
+    /// # Errors
+    /// What `body` could not do, and [`CudaError::Call`].
+    fn record<T>(&self, body: impl FnMut() -> Result<T, CudaError>) -> Result<(Self::Recording, T), CudaError>;
+
+    /// Runs what was recorded.
+    ///
+    /// # Errors
+    /// As [`Self::launch`].
+    fn replay(&self, recording: &Self::Recording) -> Result<(), CudaError>;
+
     /// How many bytes of shared memory a block may ask for.
     fn shared_memory_limit(&self) -> usize;
 
@@ -100,6 +116,7 @@ pub trait Device {
 /// A device that several models share.
 impl<D: Device> Device for &D {
     type Memory = D::Memory;
+    type Recording = D::Recording;
 
     fn allocate(&self, bytes: usize) -> Result<Self::Memory, CudaError> {
         D::allocate(self, bytes)
@@ -119,6 +136,14 @@ impl<D: Device> Device for &D {
 
     fn gemm(&self, gemm: &Gemm<'_>) -> Result<(), CudaError> {
         D::gemm(self, gemm)
+    }
+
+    fn record<T>(&self, body: impl FnMut() -> Result<T, CudaError>) -> Result<(Self::Recording, T), CudaError> {
+        D::record(self, body)
+    }
+
+    fn replay(&self, recording: &Self::Recording) -> Result<(), CudaError> {
+        D::replay(self, recording)
     }
 
     fn shared_memory_limit(&self) -> usize {

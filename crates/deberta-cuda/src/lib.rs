@@ -24,6 +24,7 @@ mod enhanced_mask_decoder;
 mod heads;
 mod layer;
 mod pass;
+mod replay;
 mod staged;
 mod tensors;
 mod weights;

@@ -4,6 +4,7 @@
 //! indices of its batch, runs kernel after kernel without waiting, and downloads what was asked for. What becomes of
 //! logits and labels afterwards is [`Predicted`]'s to say, as on the CPU.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -21,12 +22,15 @@ use crate::heads::{self, HeadWeights};
 use crate::ops::{Ops, Rung};
 use crate::packing::{Packing, Padding};
 use crate::pass::Pass;
-use crate::staged::Staged;
+use crate::replay::{Computed, Recorded, Replays};
+use crate::staged::{Given, Staged};
 use crate::tensors::Rows;
 use crate::weights::Loader;
 
 /// A DeBERTa-v2 or v3 model with a head, on a device.
 pub struct Model<D: Device> {
+    // Dropped before the device whose kernels they call.
+    replays: RefCell<Replays<D>>,
     device: D,
     precision: Precision,
     config: DebertaV2Config,
@@ -36,12 +40,6 @@ pub struct Model<D: Device> {
     embeddings: Embeddings<D::Memory>,
     encoder: Encoder<D::Memory>,
     head_weights: HeadWeights<D::Memory>,
-}
-
-/// What a pass leaves on the device.
-struct Computed<M> {
-    encoded: Encoded<M>,
-    logits: Option<Rows<M>>,
 }
 
 impl<D: Device> Model<D> {
@@ -62,7 +60,8 @@ impl<D: Device> Model<D> {
         let embeddings = Embeddings::new(&config, &mut loader)?;
         let encoder = Encoder::new(&config, &profile, &mut loader)?;
         let head_weights = HeadWeights::new(&config, head, &profile, &mut loader)?;
-        Ok(Self { embeddings, encoder, head_weights, device, precision, config, profile, head, rung: None })
+        let replays = RefCell::new(Replays::new(0));
+        Ok(Self { embeddings, encoder, head_weights, replays, device, precision, config, profile, head, rung: None })
     }
 
     /// A forward pass. Padded rows are computed where an output depends on them ([`Padding::needed`]), and are zero
@@ -121,11 +120,22 @@ impl<D: Device> Model<D> {
 
     /// Chooses the kernel of attention, in the place of the best that serves.
     pub fn choose_rung(&mut self, rung: Option<Rung>) {
-        self.rung = rung;
+        (self.rung, self.replays) = (rung, RefCell::new(Replays::new(self.replays.get_mut().most())));
+    }
+
+    /// Remembers so many shapes of passes: the second pass of a shape is recorded, and later ones replay it. 0, as at first:
+    /// every pass launches its kernels one by one, as one that is traced always does.
+    pub fn replay_shapes(&mut self, most: usize) {
+        self.replays = RefCell::new(Replays::new(most));
+    }
+
+    /// How many recordings are kept.
+    pub fn recordings(&self) -> usize {
+        self.replays.borrow().count()
     }
 
     /// How long each of `repeat` passes takes on the device, from the first kernel to the last, after one that is not
-    /// counted. Inputs are uploaded before, and outputs stay where they are.
+    /// counted. Inputs are uploaded before, and outputs stay where they are. Where shapes are remembered, a recording is timed.
     ///
     /// # Errors
     /// As [`Self::forward`].
@@ -133,12 +143,22 @@ impl<D: Device> Model<D> {
         let ops = Ops::new(&self.device, self.precision);
         let batch = Batch::new(&self.config, self.head, inputs)?;
         let packing = Packing::new(&batch, Padding::Skipped);
-        let staged = Staged::new(ops, &self.config, &self.profile, &batch, &packing, None)?;
+        let staged = Staged::new(ops, &Given::new(&self.config, &self.profile, &batch, &packing, None))?;
         let pass = Pass::new(ops, &packing, &staged, Keep::default(), self.rung);
+        let compute = || self.compute(&pass, &mut Trace::off());
+        let recorded = match self.replays.borrow().most() {
+            0 => None,
+            _ => Some(self.device.record(compute)?),
+        };
         let timed = || {
             let begin = Instant::now();
-            let computed = self.compute(&pass, &mut Trace::off())?;
-            computed.encoded.last().wait(ops)?;
+            match &recorded {
+                Some((recording, computed)) => {
+                    self.device.replay(recording)?;
+                    computed.encoded.last().wait(ops)?;
+                }
+                None => compute()?.encoded.last().wait(ops)?,
+            }
             Ok(begin.elapsed())
         };
         timed()?;
@@ -167,12 +187,31 @@ impl<D: Device> Model<D> {
             _ => None,
         };
         let labelled_rows = labelled.as_ref().map(|labelled| packing.find(&labelled.rows));
-        let staged = Staged::new(ops, &self.config, &self.profile, batch, &packing, labelled_rows.as_deref())?;
-        let pass = Pass::new(ops, &packing, &staged, keep, self.rung);
-        let computed = self.compute(&pass, trace)?;
-        let logits = computed.logits.map(|logits| logits.download(ops)).transpose()?;
-        let predicted = self.predict(inputs, batch, &packing, labelled.as_ref(), logits)?;
-        self.outputs(&pass, &computed.encoded, predicted)
+        let given = Given::new(&self.config, &self.profile, batch, &packing, labelled_rows);
+        let finish = |staged: &Staged<D::Memory>, computed: &Computed<D::Memory>| {
+            let logits = computed.logits.as_ref().map(|logits| logits.download(ops)).transpose()?;
+            let predicted = self.predict(inputs, batch, &packing, labelled.as_ref(), logits)?;
+            self.outputs(&Pass::new(ops, &packing, staged, keep, self.rung), &computed.encoded, predicted)
+        };
+        let mut replays = self.replays.borrow_mut();
+        let place = trace.is_off().then(|| replays.met(given.shape(&packing, keep))).flatten();
+        let Some(place) = place else {
+            let staged = Staged::new(ops, &given)?;
+            let computed = self.compute(&Pass::new(ops, &packing, &staged, keep, self.rung), trace)?;
+            return finish(&staged, &computed);
+        };
+        match place {
+            Some(recorded) => recorded.staged.write(ops, &given)?,
+            None => {
+                let staged = Staged::new(ops, &given)?;
+                let pass = Pass::new(ops, &packing, &staged, keep, self.rung);
+                let (recording, computed) = self.device.record(|| self.compute(&pass, &mut Trace::off()))?;
+                *place = Some(Recorded { recording, staged, computed });
+            }
+        }
+        let recorded = place.as_ref().expect("it is there, or was just recorded");
+        self.device.replay(&recorded.recording)?;
+        finish(&recorded.staged, &recorded.computed)
     }
 
     /// Everything that happens on the device: no memory of the host is read or written between the first kernel and the

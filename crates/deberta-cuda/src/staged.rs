@@ -1,8 +1,8 @@
-//! What a forward pass is given, on the device: indices, masks and tables, uploaded before the first kernel.
+//! What a forward pass is given: indices, masks and tables, made on the host and uploaded before the first kernel.
 
 use deberta_model::relative_position::RelativePositions;
-use deberta_model::{Batch, DebertaV2Config, Profile, Tokens};
-use ndarray::Axis;
+use deberta_model::{Batch, DebertaV2Config, Keep, Profile, Tokens};
+use ndarray::{Array2, Axis};
 
 use crate::device::{Device, Memory};
 use crate::error::CudaError;
@@ -50,41 +50,126 @@ pub(crate) struct StagedMask<M> {
     pub(crate) starts: List<M, i64>,
 }
 
-impl<M: Memory> Staged<M> {
-    /// Uploads what `batch` needs. `labelled` are the rows on the device whose words are predicted, where not all are.
-    pub(crate) fn new<D: Device<Memory = M>>(
-        ops: Ops<'_, D>,
+/// The same on the host.
+pub(crate) struct Given {
+    ids: Option<Vec<i32>>,
+    embeds: Option<Array2<f32>>,
+    positions: Vec<i32>,
+    token_types: Vec<i32>,
+    starts: Vec<i32>,
+    sequences: Vec<i32>,
+    firsts: Vec<i32>,
+    first_of_row: Vec<i32>,
+    exists: Option<Vec<u8>>,
+    mask: Option<MaskRows>,
+    decoder_mask: Option<MaskRows>,
+    slots: Vec<i32>,
+    runs: Vec<i32>,
+    labelled: Option<Vec<i32>>,
+}
+
+/// All that the launches of a pass depend on beside its model: passes of one shape differ in nothing but contents.
+pub(crate) type Shape = [Option<usize>; 11];
+
+impl Given {
+    /// What `batch` needs. `labelled` are the rows on the device whose words are predicted, where not all are.
+    pub(crate) fn new(
         config: &DebertaV2Config,
         profile: &Profile,
         batch: &Batch<f32>,
         packing: &Packing,
-        labelled: Option<&[i32]>,
-    ) -> Result<Self, CudaError> {
-        let device = ops.device;
-        let list = |values: &[i32]| List::upload(device, values);
+        labelled: Option<Vec<i32>>,
+    ) -> Self {
         let (ids, embeds) = match &batch.tokens {
-            Tokens::Ids(ids) => (Some(list(&packing.pick(ids))?), None),
-            Tokens::Embeds(rows) => (None, Some(Rows::upload(ops, rows.select(Axis(0), &packing.rows).view())?)),
+            Tokens::Ids(ids) => (Some(packing.pick(ids)), None),
+            Tokens::Embeds(rows) => (None, Some(rows.select(Axis(0), &packing.rows))),
         };
         let sequences = packing.sequences();
         let slots = slots(config, profile, packing.longest);
-        let first_of_row: Vec<i32> = sequences.iter().map(|&s| packing.starts[s as usize]).collect();
-        Ok(Self {
+        Self {
             ids,
             embeds,
-            positions: list(&packing.pick(&batch.positions))?,
-            token_types: list(&packing.pick(&batch.token_types))?,
-            starts: list(&packing.starts)?,
-            sequences: list(&sequences)?,
-            firsts: list(&packing.starts[..batch.size])?,
-            first_of_row: list(&first_of_row)?,
-            exists: packing.exists.as_ref().map(|bytes| List::upload(device, bytes)).transpose()?,
-            mask: StagedMask::new(device, packing.mask.as_ref())?,
-            decoder_mask: StagedMask::new(device, packing.decoder_mask.as_ref())?,
-            runs: list(&runs(&slots))?,
-            slots: list(&slots)?,
-            labelled: labelled.map(list).transpose()?,
+            positions: packing.pick(&batch.positions),
+            token_types: packing.pick(&batch.token_types),
+            starts: packing.starts.clone(),
+            firsts: packing.starts[..batch.size].to_vec(),
+            first_of_row: sequences.iter().map(|&s| packing.starts[s as usize]).collect(),
+            sequences,
+            exists: packing.exists.clone(),
+            mask: packing.mask.clone(),
+            decoder_mask: packing.decoder_mask.clone(),
+            runs: runs(&slots),
+            slots,
+            labelled,
+        }
+    }
+
+    /// The shape of the pass over `packing` that keeps what `keep` says.
+    pub(crate) fn shape(&self, packing: &Packing, keep: Keep) -> Shape {
+        let bytes = |mask: &Option<MaskRows>| mask.as_ref().map(|mask| mask.bytes.len());
+        [
+            Some(packing.count()),
+            Some(packing.shape().0),
+            Some(packing.shape().1),
+            Some(packing.longest),
+            self.embeds.as_ref().map(Array2::ncols),
+            self.exists.as_ref().map(Vec::len),
+            bytes(&self.mask),
+            bytes(&self.decoder_mask),
+            self.labelled.as_ref().map(Vec::len),
+            keep.hidden_states.then_some(0),
+            keep.attentions.then_some(0),
+        ]
+    }
+}
+
+impl<M: Memory> Staged<M> {
+    /// Uploads what was given.
+    pub(crate) fn new<D: Device<Memory = M>>(ops: Ops<'_, D>, given: &Given) -> Result<Self, CudaError> {
+        let device = ops.device;
+        let list = |values: &Vec<i32>| List::upload(device, values);
+        Ok(Self {
+            ids: given.ids.as_ref().map(list).transpose()?,
+            embeds: given.embeds.as_ref().map(|rows| Rows::upload(ops, rows.view())).transpose()?,
+            positions: list(&given.positions)?,
+            token_types: list(&given.token_types)?,
+            starts: list(&given.starts)?,
+            sequences: list(&given.sequences)?,
+            firsts: list(&given.firsts)?,
+            first_of_row: list(&given.first_of_row)?,
+            exists: given.exists.as_ref().map(|bytes| List::upload(device, bytes)).transpose()?,
+            mask: StagedMask::new(device, given.mask.as_ref())?,
+            decoder_mask: StagedMask::new(device, given.decoder_mask.as_ref())?,
+            slots: list(&given.slots)?,
+            runs: list(&given.runs)?,
+            labelled: given.labelled.as_ref().map(list).transpose()?,
         })
+    }
+
+    /// Overwrites everything with what was given of the same shape.
+    pub(crate) fn write<D: Device<Memory = M>>(&self, ops: Ops<'_, D>, given: &Given) -> Result<(), CudaError> {
+        let device = ops.device;
+        for (list, values) in [
+            (&self.positions, &given.positions),
+            (&self.token_types, &given.token_types),
+            (&self.starts, &given.starts),
+            (&self.sequences, &given.sequences),
+            (&self.firsts, &given.firsts),
+            (&self.first_of_row, &given.first_of_row),
+            (&self.slots, &given.slots),
+            (&self.runs, &given.runs),
+        ] {
+            list.write(device, values)?;
+        }
+        for (list, values) in [(&self.ids, &given.ids), (&self.labelled, &given.labelled)] {
+            list.iter().zip(values).try_for_each(|(list, values)| list.write(device, values))?;
+        }
+        self.exists.iter().zip(&given.exists).try_for_each(|(list, values)| list.write(device, values))?;
+        self.embeds.iter().zip(&given.embeds).try_for_each(|(rows, values)| rows.write(ops, values.view()))?;
+        for (mask, rows) in [(&self.mask, &given.mask), (&self.decoder_mask, &given.decoder_mask)] {
+            mask.iter().zip(rows).try_for_each(|(mask, rows)| mask.write(device, rows))?;
+        }
+        Ok(())
     }
 }
 
@@ -94,6 +179,11 @@ impl<M: Memory> StagedMask<M> {
             Ok(Self { bytes: List::upload(device, &rows.bytes)?, starts: List::upload(device, &rows.starts)? })
         });
         staged.transpose()
+    }
+
+    fn write<D: Device<Memory = M>>(&self, device: &D, rows: &MaskRows) -> Result<(), CudaError> {
+        self.bytes.write(device, &rows.bytes)?;
+        self.starts.write(device, &rows.starts)
     }
 }
 

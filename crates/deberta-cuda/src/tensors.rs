@@ -90,6 +90,12 @@ impl<M: Memory, T: Element + bytemuck::Pod> List<M, T> {
         Ok(own)
     }
 
+    /// Overwrites all numbers.
+    pub(crate) fn write<D: Device<Memory = M>>(&self, device: &D, values: &[T]) -> Result<(), CudaError> {
+        assert_eq!(values.len(), self.len, "a number for each number");
+        device.upload(&self.memory, bytemuck::cast_slice(values))
+    }
+
     /// The numbers.
     pub(crate) fn download<D: Device<Memory = M>>(&self, device: &D) -> Result<Vec<T>, CudaError> {
         let mut values = vec![T::zeroed(); self.len];

@@ -103,6 +103,7 @@ fn run(options: &Options) -> Result<bool, Failure> {
         for &rung in &rungs {
             fine &= parity(&device, &subjects, precision, rung)?;
         }
+        fine &= replays(&device, &subjects, precision)?;
     }
     Ok(fine)
 }
@@ -143,30 +144,48 @@ fn parity(
     Ok(beyond == 0)
 }
 
+/// Another row: whether passes that replay a recording return what others do.
+fn replays(device: &CudaDevice, subjects: &[Subject], precision: Precision) -> Result<bool, Failure> {
+    let mut other = Vec::new();
+    for subject in subjects {
+        if !subject.replays(device, precision)? {
+            other.push(subject.name.as_str());
+        }
+    }
+    let first = other.first().copied().unwrap_or_default();
+    println!("| {} | replayed | {} | | {} | to the bit | {first} | |", precision.name(), subjects.len(), other.len());
+    Ok(other.is_empty())
+}
+
 /// Whole v3-base, 8192 tokens a batch, at every length; then its memory on one sequence, which should grow as its length.
 fn measure(device: &CudaDevice, precisions: &[Precision]) -> Result<(), Failure> {
     println!(
-        "\n| precision | batch | median ms | fastest ms | tokens/s | TFLOP/s | of one large product | MiB beside weights |"
+        "\n| precision | batch | median ms | fastest ms | replayed ms | tokens/s | TFLOP/s | of one large product | MiB beside weights |"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|");
     for &precision in precisions {
         let peak = speed::product_rate(device, precision, 8192)?;
-        let model = speed::random_model(device, precision, &speed::v3_base())?;
+        let mut model = speed::random_model(device, precision, &speed::v3_base())?;
         let batches = [128, 512, 2048, 8192].map(|length| (8192 / length, length));
         for (sequences, length) in batches.into_iter().chain([(1, 1024), (1, 4096)]) {
             device.trim();
             let weights = device.taken();
+            model.replay_shapes(0);
             let m = speed::measure(&model, sequences, length, 10)?;
+            let taken = device.taken() - weights;
+            model.replay_shapes(1);
+            let replayed = speed::measure(&model, sequences, length, 10)?.median;
             println!(
-                "| {} | {sequences}×{length} | {:.3} | {:.3} | {:.0} | {:.1} | {:.0} % of {:.0} | {:.1} |",
+                "| {} | {sequences}×{length} | {:.3} | {:.3} | {:.3} | {:.0} | {:.1} | {:.0} % of {:.0} | {:.1} |",
                 precision.name(),
                 m.median * 1e3,
                 m.fastest * 1e3,
+                replayed * 1e3,
                 (sequences * length) as f64 / m.median,
                 m.operations / m.median / 1e12,
                 100.0 * m.operations / m.median / peak,
                 peak / 1e12,
-                (device.taken() - weights) as f64 / 1048576.0
+                taken as f64 / 1048576.0
             );
         }
     }

@@ -132,7 +132,7 @@ def whole_calls(arguments, model, directory, precision, ours):
     for name in arguments.programs:
         try:
             if name == OURS:
-                ours.whole(directory, precision)
+                ours.whole(directory, precision, arguments.replay)
             else:
                 runs[name] = WHOLE[name](model)
         except Exception as failure:
@@ -255,6 +255,7 @@ def parse(arguments=None):
     parser.add_argument("--worker", default=str(PACK / "bin/gpu_worker"), help="the program that is ours")
     parser.add_argument("--work", default=None, metavar="DIR", help="where the random weights go for the while (3 GB)")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/gpu", metavar="DIR")
+    parser.add_argument("--replay", action="store_true", help="ours replays its passes (CUDA graphs)")
     parser.add_argument("--cpu", action="store_true", help="try this program out without a GPU; what it then writes says so")
     parser.add_argument("--report", type=Path, metavar="FILE", help="time nothing; write the page from this file")
     return parser.parse_args(arguments)
@@ -278,7 +279,7 @@ def main():
     from programs import OURS, Failure, Ours
 
     device = torch.device("cpu" if arguments.cpu else "cuda")
-    results = {"measured": not arguments.cpu, "date": str(datetime.date.today()), "commit": commit(), **machine(device), "peaks": {}, "runs": []}
+    results = {"measured": not arguments.cpu, "date": str(datetime.date.today()), "commit": commit(), "replay": arguments.replay, **machine(device), "peaks": {}, "runs": []}
     card = "".join(c if c.isalnum() else "-" for c in results["card"]).strip("-").lower()
     arguments.output.mkdir(parents=True, exist_ok=True)
     file = arguments.output / f"{results['date']}-{card}-bench.json"

@@ -54,8 +54,8 @@ class Ours:
             raise Failure(answer["error"])
         return answer
 
-    def whole(self, model, precision):
-        self.ask(do="load", model=str(model), precision=precision)
+    def whole(self, model, precision, replay):
+        self.ask(do="load", model=str(model), precision=precision, replay=replay)
 
     def whole_inputs(self, ids, mask):
         save_file({"input_ids": ids.cpu(), "attention_mask": mask.long().cpu()}, self.folder / "inputs.safetensors")

@@ -98,6 +98,8 @@ def page(results, picture):
     lines = [f"# {results['card']}, {results['date']}: DeBERTa beside others", ""]
     if not results["measured"]:
         lines += ["**Not a measurement: nothing on this page was computed on a GPU.**", ""]
+    if results.get("replay"):
+        lines += ["- Ours replays recorded passes (CUDA graphs)"]
     lines += [f"- Commit: {results['commit']}", f"- Driver: {results['driver'] or 'unknown'}", f"- {versions}"]
     peaks = ", ".join(f"{precision} {rate / 1e12:.1f}" for precision, rate in results["peaks"].items())
     lines += [f"- One large product, TFLOP/s: {peaks or 'not measured'}", "", f"![Share of the peak by length]({picture})", "", *goals(results)]

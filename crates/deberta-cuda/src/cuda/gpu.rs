@@ -6,15 +6,16 @@ use std::ffi::{CString, c_void};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{
-    CUdevice_attribute_enum as Attribute, CUfunction, CUfunction_attribute_enum as FunctionAttribute, CUmodule,
+    CUdevice_attribute_enum as Attribute, CUfunction, CUfunction_attribute_enum as FunctionAttribute,
+    CUgraphInstantiate_flags, CUmodule, CUstreamCaptureMode,
 };
-use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
+use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result};
 
 use super::cache::{Cache, entry};
 use super::compile::{PORTABLE, compile};
 use super::cublas_lt::CublasLt;
 use super::library::{has_cublas_lt, require_driver};
-use super::pool::{CudaMemory, Pool, failed};
+use super::pool::{CudaMemory, Kept, Pool, failed};
 use super::said;
 use crate::device::{Arg, Device, Gemm, Launch, Memory};
 use crate::error::CudaError;
@@ -41,6 +42,13 @@ pub struct CudaDevice {
     cache: Cache,
     capability: (i32, i32),
     shared_memory_limit: usize,
+}
+
+/// A CUDA graph, and the memory between its kernels.
+pub struct Recording {
+    // In the order in which they are dropped.
+    graph: CudaGraph,
+    _kept: Kept,
 }
 
 #[derive(Default)]
@@ -188,6 +196,7 @@ pub fn architecture(capability: (i32, i32)) -> String {
 
 impl Device for CudaDevice {
     type Memory = CudaMemory;
+    type Recording = Recording;
 
     fn allocate(&self, bytes: usize) -> Result<CudaMemory, CudaError> {
         self.pool.allocate(bytes)
@@ -242,6 +251,28 @@ impl Device for CudaDevice {
             }
         }
         Ops::new(self, gemm.precision).gemm(gemm)
+    }
+
+    fn record<T>(&self, mut body: impl FnMut() -> Result<T, CudaError>) -> Result<(Recording, T), CudaError> {
+        let (kept, recorded) = self.pool.apart(|| {
+            // Compiles kernels, chooses algorithms, and takes memory, which the second time is there.
+            body()?;
+            // Relaxed: if it is not, it may be taken all the same.
+            let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+            self.stream.begin_capture(mode).map_err(call("cuStreamBeginCapture"))?;
+            let made = body();
+            let graph = self.stream.end_capture(CUgraphInstantiate_flags(0));
+            let made = made?;
+            let graph = graph.map_err(call("cuStreamEndCapture"))?;
+            let nothing = || CudaError::Call { call: "cuStreamEndCapture", said: "nothing was recorded".to_owned() };
+            Ok::<_, CudaError>((graph.ok_or_else(nothing)?, made))
+        });
+        let (graph, made) = recorded?;
+        Ok((Recording { graph, _kept: kept }, made))
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<(), CudaError> {
+        recording.graph.launch().map_err(call("cuGraphLaunch"))
     }
 
     fn shared_memory_limit(&self) -> usize {

@@ -27,6 +27,21 @@ pub(super) struct Pool {
     taken: AtomicUsize,
 }
 
+/// Blocks that are kept out of their pool, as a recording goes on using them; they go back when dropped.
+pub struct Kept {
+    pool: Arc<Pool>,
+    blocks: BTreeMap<usize, Vec<u64>>,
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut free = self.pool.free();
+        for (bytes, mut addresses) in std::mem::take(&mut self.blocks) {
+            free.entry(bytes).or_default().append(&mut addresses);
+        }
+    }
+}
+
 /// Memory on the GPU; it goes back to its pool when dropped.
 pub struct CudaMemory {
     pool: Arc<Pool>,
@@ -71,6 +86,14 @@ impl Pool {
         let address = address.map_err(|error| failed(bytes, error))?;
         self.taken.fetch_add(bytes, Relaxed);
         Ok(memory((bytes, address)))
+    }
+
+    /// Runs `body` with blocks of its own: none that is free now, and those that are free at its end are kept.
+    pub(super) fn apart<T>(self: &Arc<Self>, body: impl FnOnce() -> T) -> (Kept, T) {
+        let others = std::mem::take(&mut *self.free());
+        let made = body();
+        let blocks = std::mem::replace(&mut *self.free(), others);
+        (Kept { pool: Arc::clone(self), blocks }, made)
     }
 
     /// The smallest free block that will do.

@@ -52,6 +52,9 @@ pub struct Args {
     /// Where to compute: the processor, an NVIDIA GPU, or a GPU where there is one
     #[arg(long, default_value = "cpu", value_name = "cpu|cuda|auto")]
     device: DeviceName,
+    /// On a GPU, time passes that were recorded once and are replayed (CUDA graphs)
+    #[arg(long)]
+    replay: bool,
     /// Print the outcome as JSON: a list with an object a shape
     #[arg(long)]
     json: bool,
@@ -106,7 +109,8 @@ fn run_on(args: &Args, gpu: deberta_cuda::CudaDevice, precision: deberta_cuda::P
     let shapes = args.shapes()?;
     let (directory, head) = args.model.open()?;
     let place = gpu.name()?;
-    let model = directory.load_on(gpu, precision, head, args.model.profile)?;
+    let mut model = directory.load_on(gpu, precision, head, args.model.profile)?;
+    model.replay_shapes(usize::from(args.replay));
     let plan = Plan { repeat: args.repeat, seconds: args.seconds };
     let timings = shapes.iter().map(|shape| measure_on(&model, shape, &plan)).collect::<Result<Vec<_>, _>>()?;
     print(args, &timings, &report::title(args, head, model.config(), &place));

@@ -3,6 +3,7 @@
 //!
 //! Only device.cuh is another file here, device.h, which has no PTX.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, c_char, c_void};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ pub struct EmulatedMemory {
     words: Box<[u128]>,
     bytes: usize,
     live: Arc<Mutex<BTreeMap<u64, usize>>>,
+    kept: Arc<Mutex<Option<Vec<EmulatedMemory>>>>,
 }
 
 impl Memory for EmulatedMemory {
@@ -35,7 +37,18 @@ impl Memory for EmulatedMemory {
 
 impl Drop for EmulatedMemory {
     fn drop(&mut self) {
-        lock(&self.live).remove(&self.address());
+        let address = self.address();
+        match &mut *lock(&self.kept) {
+            // A recording goes on using it.
+            Some(kept) if !self.words.is_empty() => kept.push(Self {
+                words: std::mem::take(&mut self.words),
+                bytes: self.bytes,
+                live: Arc::clone(&self.live),
+                kept: Arc::default(),
+            }),
+            _ if !self.words.is_empty() => drop(lock(&self.live).remove(&address)),
+            _ => {}
+        }
     }
 }
 
@@ -51,6 +64,31 @@ pub struct EmulatedDevice {
     seed: u64,
     mutation: Option<Mutation>,
     live: Arc<Mutex<BTreeMap<u64, usize>>>,
+    /// Where memory goes that is dropped while something is recorded.
+    kept: Arc<Mutex<Option<Vec<EmulatedMemory>>>>,
+    /// What has been launched since recording began, and is not run.
+    steps: RefCell<Option<Vec<Step>>>,
+    /// The names of the kernels that were run, `product` among them.
+    pub ran: RefCell<Vec<&'static str>>,
+}
+
+/// A launch or a product that was recorded.
+enum Step {
+    Launch {
+        module: Module,
+        kernel: &'static str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared_bytes: usize,
+        arguments: Vec<Arg>,
+    },
+    Product(Gemm<'static>),
+}
+
+/// What was recorded, and the memory that only it knows.
+pub struct Recording {
+    steps: Vec<Step>,
+    _kept: Vec<EmulatedMemory>,
 }
 
 #[repr(C)]
@@ -74,7 +112,14 @@ type RunKernel = unsafe extern "C" fn(
 
 impl EmulatedDevice {
     pub fn new(seed: u64) -> Self {
-        Self { seed, mutation: None, live: Arc::default() }
+        Self {
+            seed,
+            mutation: None,
+            live: Arc::default(),
+            kept: Arc::default(),
+            steps: RefCell::default(),
+            ran: RefCell::default(),
+        }
     }
 
     /// A device whose kernels have been changed, to see that the tests notice.
@@ -85,11 +130,12 @@ impl EmulatedDevice {
 
 impl Device for EmulatedDevice {
     type Memory = EmulatedMemory;
+    type Recording = Recording;
 
     /// Poisoned: every byte 0xFF, which is NaN in every precision.
     fn allocate(&self, bytes: usize) -> Result<EmulatedMemory, CudaError> {
         let words = vec![u128::MAX; bytes.div_ceil(16)].into_boxed_slice();
-        let memory = EmulatedMemory { words, bytes, live: Arc::clone(&self.live) };
+        let memory = EmulatedMemory { words, bytes, live: Arc::clone(&self.live), kept: Arc::clone(&self.kept) };
         lock(&self.live).insert(memory.address(), bytes);
         Ok(memory)
     }
@@ -109,6 +155,12 @@ impl Device for EmulatedDevice {
     }
 
     fn launch(&self, launch: &Launch<'_>) -> Result<(), CudaError> {
+        if let Some(steps) = &mut *self.steps.borrow_mut() {
+            let Launch { module, kernel, grid, block, shared_bytes, arguments } = *launch;
+            steps.push(Step::Launch { module, kernel, grid, block, shared_bytes, arguments: arguments.to_vec() });
+            return Ok(());
+        }
+        self.ran.borrow_mut().push(launch.kernel);
         let failed =
             |reason: String| CudaError::Launch { kernel: launch.kernel, module: launch.module.to_string(), reason };
         let library = library(launch.module, self.mutation)?;
@@ -158,6 +210,12 @@ impl Device for EmulatedDevice {
 
     /// Naive, in `f64`, and rounded once.
     fn gemm(&self, gemm: &Gemm<'_>) -> Result<(), CudaError> {
+        if let Some(steps) = &mut *self.steps.borrow_mut() {
+            // SAFETY: what it refers to lives as long as the recording: it was there before, is kept by it, or returned beside it.
+            steps.push(Step::Product(unsafe { std::mem::transmute::<Gemm<'_>, Gemm<'static>>(*gemm) }));
+            return Ok(());
+        }
+        self.ran.borrow_mut().push("product");
         let Gemm { precision, out, x, weight, bias } = gemm;
         assert_eq!((x.columns(), out.rows(), out.columns()), (weight.columns(), x.rows(), weight.rows()));
         let (x, weight) = (read(*precision, x), read(*precision, weight));
@@ -168,6 +226,33 @@ impl Device for EmulatedDevice {
                 let (a, b) = (&x[i * depth..][..depth], &weight[j * depth..][..depth]);
                 let sum: f64 = a.iter().zip(b).map(|(a, b)| operand(*precision, *a) * operand(*precision, *b)).sum();
                 write(*precision, out, i, j, sum + bias.as_ref().map_or(0.0, |b| b[j]));
+            }
+        }
+        Ok(())
+    }
+
+    fn record<T>(&self, mut body: impl FnMut() -> Result<T, CudaError>) -> Result<(Recording, T), CudaError> {
+        body()?;
+        *lock(&self.kept) = Some(Vec::new());
+        self.steps.replace(Some(Vec::new()));
+        let made = body();
+        let steps = self.steps.take().unwrap_or_default();
+        let kept = lock(&self.kept).take().unwrap_or_default();
+        Ok((Recording { steps, _kept: kept }, made?))
+    }
+
+    fn replay(&self, recording: &Recording) -> Result<(), CudaError> {
+        for step in &recording.steps {
+            match step {
+                Step::Launch { module, kernel, grid, block, shared_bytes, arguments } => self.launch(&Launch {
+                    module: *module,
+                    kernel,
+                    grid: *grid,
+                    block: *block,
+                    shared_bytes: *shared_bytes,
+                    arguments,
+                })?,
+                Step::Product(gemm) => self.gemm(gemm)?,
             }
         }
         Ok(())
