@@ -27,6 +27,7 @@ mod real;
 mod shared;
 mod threads;
 mod tile;
+mod transpose;
 mod vectorized;
 
 pub use activation::Activation;
@@ -37,7 +38,7 @@ pub use cross_entropy::{
     soft_cross_entropy,
 };
 pub use gather::{gather_c2p, gather_p2c, gather_rows};
-pub use head_scores::{Lanes, add_reversed, exponentials, skew};
+pub use head_scores::{Lanes, add_skewed, exponentials};
 pub use layer_norm::{layer_norm, residual_layer_norm};
 pub use linear::{SMALL_PRODUCT, accumulates_wide, linear, linear_then, linear_wide, narrow, wide};
 pub use masked_softmax::{Hidden, masked_softmax};
@@ -45,4 +46,5 @@ pub use product::{Affine, products};
 pub use real::Real;
 pub use shared::SharedRows;
 pub use threads::{for_each, set_threads, threads};
-pub use tile::{LANES, Tile};
+pub use tile::{LANES, Tiles};
+pub use transpose::{to_lanes, to_rows};

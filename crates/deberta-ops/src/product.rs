@@ -1,6 +1,6 @@
 //! Matrix products of one array with several weights: y = x·Wᵀ + b for each.
 //!
-//! 1. x is laid into panels: sixteen rows side by side, term after term, so that a tile ([`crate::Tile`]) can load a term of
+//! 1. x is laid into panels: sixteen rows side by side, term after term, so that a tile ([`crate::Tiles`]) can load a term of
 //!    sixteen rows at once. The weights stay where they are.
 //! 2. The result is cut into jobs of up to [`BLOCK`] rows of x and a number of columns. A job goes over the terms in blocks,
 //!    so that its panels stay in the second-level cache, and over its columns in slabs of as many rows of W as a tile has,
@@ -16,12 +16,13 @@ use crate::Real;
 use crate::buffers::{give, take, unwritten};
 use crate::shared::SharedRows;
 use crate::threads::{for_each, threads};
-use crate::tile::{LANES, Tile};
+use crate::tile::{LANES, Tiles};
+use crate::transpose::{to_lanes, to_rows};
 
 /// The rows of x in one job, at most.
-const BLOCK: usize = 64;
+const BLOCK: usize = 128;
 /// The terms in one block, at most.
-const DEPTH: usize = 768;
+const DEPTH: usize = 384;
 
 /// An affine map: weight [O, I] and bias \[O\] or none.
 #[derive(Clone, Copy, Debug)]
@@ -51,15 +52,15 @@ pub fn products<T: Real>(
         assert_eq!(weight.ncols(), depth, "as many terms on both sides");
         assert!(map.bias.is_none_or(|b| b.len() == weight.nrows()), "one bias a column");
     }
+    let biases: Vec<_> = maps.iter().map(|map| map.bias.map(|b| b.to_vec())).collect();
     let mut results: Vec<Array2<T>> = weights.iter().map(|w| unwritten((n, w.nrows()))).collect();
     let panels = panels(x);
     let jobs = jobs(n, &weights);
     let shared: Vec<_> = results.iter_mut().map(SharedRows::new).collect();
     for_each(jobs.len(), |i| {
         let job = &jobs[i];
-        let (weight, bias) = (weights[job.map].view(), maps[job.map].bias);
-        let sums = job.sums(weight, &panels);
-        job.finish(&sums, bias, &shared[job.map], &then);
+        let sums = job.sums(weights[job.map].view(), &panels);
+        job.finish(&sums, biases[job.map].as_deref(), &shared[job.map], &then);
         give(sums);
     });
     give(panels);
@@ -76,27 +77,13 @@ fn panels<T: Real>(x: ArrayView2<'_, T>) -> Vec<T> {
         for_each(n.div_ceil(LANES), |p| {
             // SAFETY: each panel is one job's.
             let panel = unsafe { shared.row(p) };
-            let rows = LANES.min(n - p * LANES);
-            if rows < LANES {
-                panel.fill(T::zero());
-            }
-            for l in 0..rows {
-                let row = x.row(p * LANES + l);
-                match row.as_slice() {
-                    Some(row) => lay(row, l, panel),
-                    None => lay(&row.to_vec(), l, panel),
-                }
-            }
+            let rows: Vec<_> = (p * LANES..n.min((p + 1) * LANES)).map(|i| x.row(i)).collect();
+            let rows: Vec<_> = rows.iter().map(|row| row.as_standard_layout()).collect();
+            let rows: Vec<_> = rows.iter().map(|row| row.as_slice().expect("laid out in order")).collect();
+            to_lanes(&rows, panel.as_chunks_mut().0);
         });
     }
     panels
-}
-
-/// Lays the terms of a row into lane `l` of its panel.
-fn lay<T: Real>(row: &[T], l: usize, panel: &mut [T]) {
-    for (lanes, &term) in panel.as_chunks_mut::<LANES>().0.iter_mut().zip(row) {
-        lanes[l] = term;
-    }
 }
 
 /// A part of one result.
@@ -111,7 +98,7 @@ fn jobs<T: Real>(n: usize, weights: &[CowArray<'_, T, Ix2>]) -> Vec<Job> {
     let blocks = n.div_ceil(BLOCK);
     let columns: usize = weights.iter().map(|w| w.nrows()).sum();
     // At least four jobs a thread where there is as much to do, and slabs that are full.
-    let wanted = (columns * blocks).div_ceil(4 * threads()).clamp(1, 96);
+    let wanted = (columns * blocks).div_ceil(4 * threads()).clamp(1, 48);
     let chunk = wanted.next_multiple_of(T::tile_rows());
     let mut jobs = Vec::new();
     for rows in (0..n).step_by(BLOCK).map(|from| from..n.min(from + BLOCK)) {
@@ -136,7 +123,7 @@ impl Job {
         let weight = weight.as_slice().expect("laid out in order before");
         let block = depth.div_ceil(depth.div_ceil(DEPTH).max(1)).max(1);
         for k in (0..depth).step_by(block) {
-            let tile = Tile {
+            let tile = Tiles {
                 depth: block.min(depth - k),
                 rows: width,
                 panels: count,
@@ -157,26 +144,19 @@ impl Job {
     }
 
     /// Writes the job's part of the result, in rows and with b.
-    fn finish<T: Real>(
-        &self,
-        sums: &[T],
-        bias: Option<ArrayView1<'_, T>>,
-        result: &SharedRows<'_, T>,
-        then: &impl Fn(&mut [T]),
-    ) {
-        let width = self.columns.len();
-        for (l, i) in self.rows.clone().enumerate() {
+    fn finish<T: Real>(&self, sums: &[T], bias: Option<&[T]>, result: &SharedRows<'_, T>, then: &impl Fn(&mut [T])) {
+        let panels = sums.chunks_exact(self.columns.len() * LANES);
+        for (first, lanes) in self.rows.clone().step_by(LANES).zip(panels) {
+            let rows = first..self.rows.end.min(first + LANES);
             // SAFETY: jobs do not overlap in rows and columns both.
-            let row = unsafe { result.part(i, self.columns.clone()) };
-            let lanes = sums[l / LANES * width * LANES..].as_chunks::<LANES>().0;
-            for (y, lanes) in row.iter_mut().zip(lanes) {
-                *y = lanes[l % LANES];
+            let mut rows: Vec<_> = rows.map(|i| unsafe { result.part(i, self.columns.clone()) }).collect();
+            to_rows(lanes.as_chunks().0, &mut rows);
+            for row in rows {
+                if let Some(bias) = bias {
+                    row.iter_mut().zip(&bias[self.columns.clone()]).for_each(|(y, &b)| *y += b);
+                }
+                then(row);
             }
-            if let Some(bias) = bias {
-                let bias = bias.slice(ndarray::s![self.columns.clone()]);
-                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
-            }
-            then(row);
         }
     }
 }

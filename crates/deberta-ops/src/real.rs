@@ -3,7 +3,7 @@
 use ndarray::NdFloat;
 
 use crate::buffers::Drawer;
-use crate::{Activation, Tile, tile, vectorized};
+use crate::{Activation, Tiles, tile, transpose, vectorized};
 
 /// `f32` or `f64`: what the architecture is written over.
 pub trait Real: NdFloat + std::iter::Sum + Default {
@@ -22,17 +22,17 @@ pub trait Real: NdFloat + std::iter::Sum + Default {
     /// Replaces each x by x/2 · (1 + erf(x/√2)), right to a unit in the last place of x.
     fn gelu_slice(values: &mut [Self]);
 
-    /// How many rows a [`Tile`] can have on this processor.
+    /// The block with rows and columns exchanged.
+    fn turned(block: [[Self; 4]; 4]) -> [[Self; 4]; 4];
+
+    /// How many rows a tile has on this processor.
     fn tile_rows() -> usize;
 
-    /// How many panels a [`Tile`] can have on this processor.
-    fn tile_panels() -> usize;
-
-    /// Computes a tile; [`Tile::compute`] is the safe way to it.
+    /// Computes a product in tiles; [`Tiles::compute`] is the safe way to it.
     ///
     /// # Safety
-    /// The slices and `c` hold what the tile says, which has no more rows and panels than this processor takes.
-    unsafe fn tile(tile: &Tile<'_, Self>, c: *mut Self);
+    /// The slices and `c` hold what the product says.
+    unsafe fn tiles(tiles: &Tiles<'_, Self>, c: *mut Self);
 
     /// Where arrays of this type lie ready.
     fn drawer() -> &'static Drawer<Self>;
@@ -58,17 +58,18 @@ impl Real for f32 {
         vectorized::gelu(values);
     }
 
+    #[inline(always)]
+    fn turned(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
+        transpose::turned_single(block)
+    }
+
     fn tile_rows() -> usize {
         tile::single::rows()
     }
 
-    fn tile_panels() -> usize {
-        tile::single::panels()
-    }
-
-    unsafe fn tile(tile: &Tile<'_, Self>, c: *mut Self) {
+    unsafe fn tiles(tiles: &Tiles<'_, Self>, c: *mut Self) {
         // SAFETY: the caller's promise.
-        unsafe { tile::single::tile(tile, c) }
+        unsafe { tile::single::tiles(tiles, c) }
     }
 
     fn drawer() -> &'static Drawer<Self> {
@@ -96,17 +97,17 @@ impl Real for f64 {
         values.iter_mut().for_each(|v| *v = Activation::Gelu.apply(*v));
     }
 
+    fn turned(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
+        transpose::turned(block)
+    }
+
     fn tile_rows() -> usize {
         tile::double::rows()
     }
 
-    fn tile_panels() -> usize {
-        tile::double::panels()
-    }
-
-    unsafe fn tile(tile: &Tile<'_, Self>, c: *mut Self) {
+    unsafe fn tiles(tiles: &Tiles<'_, Self>, c: *mut Self) {
         // SAFETY: the caller's promise.
-        unsafe { tile::double::tile(tile, c) }
+        unsafe { tile::double::tiles(tiles, c) }
     }
 
     fn drawer() -> &'static Drawer<Self> {

@@ -17,9 +17,9 @@ use crate::Real;
 /// The width of a tile: how many numbers of X lie side by side.
 pub const LANES: usize = 16;
 
-/// A product C of A and X, of which each tile is computed in one go.
+/// A product C of A and X, to be computed in tiles.
 #[derive(Clone, Copy, Debug)]
-pub struct Tile<'a, T> {
+pub struct Tiles<'a, T> {
     /// The number of terms of each sum.
     pub depth: usize,
     /// The number of rows of A and C.
@@ -48,39 +48,51 @@ pub struct Tile<'a, T> {
     pub ahead: usize,
 }
 
-impl<T: Real> Tile<'_, T> {
-    /// Computes C into `c`, in as many tiles as it takes: row after row, so that the rows of A are used while they are near.
+impl<T: Real> Tiles<'_, T> {
+    /// Computes C into `c`, in as many tiles as it takes: panel after panel, so that a panel of X stays in the first-level cache
+    /// while the rows of A go by.
     ///
     /// # Panics
     /// If a slice is too short for what is said of it.
     pub fn compute(&self, c: &mut [T]) {
-        for r in (0..self.rows).step_by(T::tile_rows()) {
-            for p in (0..self.panels).step_by(T::tile_panels()) {
-                let part = Tile {
-                    rows: T::tile_rows().min(self.rows - r),
-                    panels: T::tile_panels().min(self.panels - p),
-                    a: &self.a[r * self.a_row..],
-                    x: &self.x[p * self.x_panel..],
-                    ahead: if p == 0 { self.ahead } else { 0 },
-                    ..*self
-                };
-                part.compute_one(&mut c[r * self.c_row + p * self.c_panel..]);
-            }
-        }
-    }
-
-    fn compute_one(&self, c: &mut [T]) {
         let (rows, panels, depth) = (self.rows, self.panels, self.depth);
-        assert!((rows - 1) * self.c_row + (panels - 1) * self.c_panel + LANES <= c.len(), "C holds the tile");
+        if rows == 0 || panels == 0 {
+            return;
+        }
+        assert!((rows - 1) * self.c_row + (panels - 1) * self.c_panel + LANES <= c.len(), "C holds the product");
         if depth > 0 {
             assert!((rows - 1) * self.a_row + (depth - 1) * self.a_depth < self.a.len(), "A holds every row and term");
             let last = (depth - 1) * self.x_depth + (panels - 1) * self.x_panel;
             assert!(last + LANES <= self.x.len(), "X holds every term");
         }
-        // SAFETY: everything that is read or written lies within the slices, as was just checked; the tile is no larger than
-        // the processor takes, as `compute` cuts it.
-        unsafe { T::tile(self, c.as_mut_ptr()) }
+        // SAFETY: everything that is read or written lies within the slices, as was just checked.
+        unsafe { T::tiles(self, c.as_mut_ptr()) }
     }
+
+    /// The part of the product from a row and a panel on, and where it goes.
+    ///
+    /// # Safety
+    /// It lies within the product, and `c` within what [`Tiles::compute`] checked.
+    #[inline(always)]
+    unsafe fn part(&self, row: usize, panel: usize, c: *mut T) -> Part<T> {
+        // SAFETY: the caller's promise; products of what was multiplied in `compute` do not overflow.
+        unsafe {
+            Part {
+                a: self.a.as_ptr().add(row.wrapping_mul(self.a_row)),
+                x: self.x.as_ptr().add(panel.wrapping_mul(self.x_panel)),
+                c: c.add(row.wrapping_mul(self.c_row).wrapping_add(panel.wrapping_mul(self.c_panel))),
+                ahead: if panel == 0 { self.ahead } else { 0 },
+            }
+        }
+    }
+}
+
+/// Where the tile that is at work begins.
+struct Part<T> {
+    a: *const T,
+    x: *const T,
+    c: *mut T,
+    ahead: usize,
 }
 
 /// Sixteen numbers in registers.
@@ -110,38 +122,46 @@ trait Vector<T>: Copy {
 /// The loop.
 ///
 /// # Safety
-/// The processor has the instructions of `V`, and the tile's slices and `c` hold what the tile says.
+/// The processor has the instructions of `V`, and the part and as many rows and panels lie within the product.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "counted loops are unrolled into registers")]
-unsafe fn run<T: Real, V: Vector<T>, const ROWS: usize, const PANELS: usize>(tile: &Tile<'_, T>, c: *mut T) {
-    // SAFETY: offsets are those that `Tile::compute` checked; prefetching may touch any address.
+unsafe fn run<T: Real, V: Vector<T>, const ROWS: usize, const PANELS: usize>(tile: &Tiles<'_, T>, part: Part<T>) {
+    // SAFETY: offsets are those that `Tiles::compute` checked; prefetching may touch any address.
     unsafe {
         // Wrapping arithmetic: the offsets are in range, as was checked, and a check in here would cost most of the speed.
-        let (a_row, x_panel, ahead) = (tile.a_row, tile.x_panel, tile.ahead);
         let mut sums = [[V::zero(); PANELS]; ROWS];
-        let (mut a, mut x) = (tile.a.as_ptr(), tile.x.as_ptr());
-        for k in 0..tile.depth {
-            let mut lanes = [V::zero(); PANELS];
-            for p in 0..PANELS {
-                lanes[p] = V::load(x.wrapping_add(p.wrapping_mul(x_panel)));
-            }
-            for r in 0..ROWS {
-                let factor = V::repeat(a.wrapping_add(r.wrapping_mul(a_row)));
-                for p in 0..PANELS {
-                    sums[r][p] = lanes[p].times_plus(factor, sums[r][p]);
-                }
-            }
-            if ahead > 0 && k % 16 == 0 {
+        let mut rows = [part.a; ROWS];
+        for r in 0..ROWS {
+            rows[r] = rows[r].wrapping_add(r.wrapping_mul(tile.a_row));
+        }
+        let (mut x, mut at, mut left) = (part.x, 0_usize, tile.depth);
+        while left > 0 {
+            // A cache line of each row at a time.
+            let some = if left < LANES { left } else { LANES };
+            if part.ahead > 0 {
                 for r in 0..ROWS {
-                    prefetch(a.wrapping_add(r.wrapping_mul(a_row)).wrapping_add(ahead));
+                    prefetch(rows[r].wrapping_add(at).wrapping_add(part.ahead));
                 }
             }
-            a = a.wrapping_add(tile.a_depth);
-            x = x.wrapping_add(tile.x_depth);
+            for _ in 0..some {
+                let mut lanes = [V::zero(); PANELS];
+                for p in 0..PANELS {
+                    lanes[p] = V::load(x.wrapping_add(p.wrapping_mul(tile.x_panel)));
+                }
+                for r in 0..ROWS {
+                    let factor = V::repeat(rows[r].wrapping_add(at));
+                    for p in 0..PANELS {
+                        sums[r][p] = lanes[p].times_plus(factor, sums[r][p]);
+                    }
+                }
+                at = at.wrapping_add(tile.a_depth);
+                x = x.wrapping_add(tile.x_depth);
+            }
+            left = left.wrapping_sub(some);
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (p, sum) in sums.into_iter().enumerate() {
-                let to = c.add(r * tile.c_row + p * tile.c_panel);
+                let to = part.c.wrapping_add(r.wrapping_mul(tile.c_row)).wrapping_add(p.wrapping_mul(tile.c_panel));
                 (if tile.accumulates { sum.plus(V::load(to)) } else { sum }).store(to);
             }
         }
@@ -159,42 +179,60 @@ fn prefetch<T>(at: *const T) {
     let _ = at;
 }
 
-/// Calls `run` with as many rows as the tile has, for one of the kinds of vector.
+/// Calls `run` with as many rows as are left, up to the first number.
 macro_rules! by_rows {
-    ($tile:ident, $c:ident, $number:ty, $vector:ty, $panels:literal, $($rows:literal)+) => {
-        match $tile.rows {
-            $($rows => run::<$number, $vector, $rows, $panels>($tile, $c),)+
-            _ => unreachable!("a tile has as many rows as the processor takes"),
+    ($left:expr, $tile:ident, $part:ident, $number:ty, $vector:ty, $panels:literal, $most:literal $($fewer:literal)*) => {
+        match $left {
+            $($fewer => run::<$number, $vector, $fewer, $panels>($tile, $part),)*
+            _ => run::<$number, $vector, $most, $panels>($tile, $part),
         }
     };
 }
 
-/// The versions of the tile for one number type, and the choice between them.
+/// Cuts a product into tiles of the given size and runs each; the last rows and the last panel make smaller ones.
+macro_rules! cut {
+    ($tile:ident, $c:ident, $number:ty, $vector:ty, panels: $panels:literal, rows: $most:literal $($fewer:literal)*) => {{
+        let mut panel = 0;
+        while panel < $tile.panels {
+            let panels = if $tile.panels - panel < $panels { 1 } else { $panels };
+            let mut row = 0;
+            while row < $tile.rows {
+                let (part, left) = ($tile.part(row, panel, $c), $tile.rows - row);
+                if panels == $panels {
+                    by_rows!(left, $tile, part, $number, $vector, $panels, $most $($fewer)*);
+                } else {
+                    by_rows!(left, $tile, part, $number, $vector, 1, $most $($fewer)*);
+                }
+                row += $most;
+            }
+            panel += panels;
+        }
+    }};
+}
+
+/// The versions of the loop for one number type, and the choice between them.
 macro_rules! tiles {
-    ($name:ident, $number:ty, avx2: $avx2:ty, $($avx2_rows:literal)+; avx512: $avx512:ty, $pairs:literal) => {
+    ($name:ident, $number:ty, avx2: $avx2:ty, $avx2_rows:literal $($avx2_fewer:literal)*;
+     avx512: $avx512:ty, $avx512_panels:literal) => {
         pub(crate) mod $name {
             use super::*;
 
             /// # Safety
-            /// As for `run`.
-            pub(crate) unsafe fn tile(tile: &Tile<'_, $number>, c: *mut $number) {
+            /// The slices and `c` hold what the product says.
+            pub(crate) unsafe fn tiles(tile: &Tiles<'_, $number>, c: *mut $number) {
                 #[cfg(target_arch = "x86_64")]
                 {
                     #[target_feature(enable = "avx512f,avx2,fma")]
-                    unsafe fn wide(tile: &Tile<'_, $number>, c: *mut $number) {
+                    unsafe fn wide(tile: &Tiles<'_, $number>, c: *mut $number) {
                         // SAFETY: the caller's promise.
                         unsafe {
-                            if tile.panels == 2 {
-                                by_rows!(tile, c, $number, $avx512, 2, 1 2 3 4 5 6 7 8 9 10 11 12)
-                            } else {
-                                by_rows!(tile, c, $number, $avx512, 1, 1 2 3 4 5 6 7 8 9 10 11 12)
-                            }
+                            cut!(tile, c, $number, $avx512, panels: $avx512_panels, rows: 12 1 2 3 4 5 6 7 8 9 10 11)
                         }
                     }
                     #[target_feature(enable = "avx2,fma")]
-                    unsafe fn middle(tile: &Tile<'_, $number>, c: *mut $number) {
+                    unsafe fn middle(tile: &Tiles<'_, $number>, c: *mut $number) {
                         // SAFETY: the caller's promise.
-                        unsafe { by_rows!(tile, c, $number, $avx2, 1, $($avx2_rows)+) }
+                        unsafe { cut!(tile, c, $number, $avx2, panels: 1, rows: $avx2_rows $($avx2_fewer)*) }
                     }
                     match level() {
                         // SAFETY: the caller's promise; the processor has what the version is compiled for.
@@ -205,32 +243,28 @@ macro_rules! tiles {
                     }
                 }
                 // SAFETY: the caller's promise; these vectors need nothing of the processor.
-                unsafe { by_rows!(tile, c, $number, [$number; LANES], 1, 1 2 3 4) }
+                unsafe { cut!(tile, c, $number, [$number; LANES], panels: 1, rows: 4 1 2 3) }
             }
 
             pub(crate) fn rows() -> usize {
                 match level() {
                     Level::Avx512 => 12,
-                    Level::Avx2 => [$($avx2_rows),+].len(),
+                    Level::Avx2 => $avx2_rows,
                     Level::Portable => 4,
                 }
-            }
-
-            pub(crate) fn panels() -> usize {
-                if level() == Level::Avx512 && $pairs { 2 } else { 1 }
             }
         }
     };
 }
 
 #[cfg(target_arch = "x86_64")]
-tiles! { single, f32, avx2: x86::Avx2Single, 1 2 3 4 5 6; avx512: x86::Avx512Single, true }
+tiles! { single, f32, avx2: x86::Avx2Single, 6 1 2 3 4 5; avx512: x86::Avx512Single, 2 }
 #[cfg(target_arch = "x86_64")]
-tiles! { double, f64, avx2: x86::Avx2Double, 1 2 3; avx512: x86::Avx512Double, false }
+tiles! { double, f64, avx2: x86::Avx2Double, 3 1 2; avx512: x86::Avx512Double, 1 }
 #[cfg(not(target_arch = "x86_64"))]
-tiles! { single, f32, avx2: [f32; LANES], 1; avx512: [f32; LANES], false }
+tiles! { single, f32, avx2: [f32; LANES], 1; avx512: [f32; LANES], 1 }
 #[cfg(not(target_arch = "x86_64"))]
-tiles! { double, f64, avx2: [f64; LANES], 1; avx512: [f64; LANES], false }
+tiles! { double, f64, avx2: [f64; LANES], 1; avx512: [f64; LANES], 1 }
 
 /// What the processor can do.
 #[derive(Clone, Copy, PartialEq, Eq)]
