@@ -1,7 +1,7 @@
 //! The scores of one head in columns: sixteen queries side by side, key after key.
 //!
 //! Softmax then runs down the keys with no step across lanes, and what depends on the distance i − j alone is laid beneath
-//! the scores by shifting: see [`skew`].
+//! the scores by shifting: see [`add_skewed`].
 
 use crate::dispatch::dispatched;
 use crate::{LANES, Real};
@@ -10,36 +10,31 @@ use crate::{LANES, Real};
 pub type Lanes<T> = [T; LANES];
 
 dispatched! {
-    /// Shifts lane l up by l rows: row x becomes \[row x lane 0, row x + 1 lane 1, …\]. The last fifteen rows are spent.
+    /// Adds to the scores of keys j, j + 1, … a term that depends on query i and distance i − j alone.
     ///
-    /// A term of the scores that depends on query i and distance i − j, laid out as a row for each distance, becomes one with
-    /// a row for each key. In four passes: each moves the lanes whose number has a given bit by as many rows as the bit says.
-    pub fn skew<T>(rows: &mut [Lanes<T>]) = skew_body
+    /// `terms` has a row for each distance, from that of the last key and the first query on: row x is \[term of query 0, term
+    /// of query 1, …\]. Lane l of key j then wants the row that stands l further down than lane 0's: the lanes are shifted in
+    /// two passes, the first by as many rows as the last two bits of l say, the second by the rest.
+    ///
+    /// # Panics
+    /// If there are not fifteen rows more than scores, or `space` has fewer than there are in `terms`.
+    pub fn add_skewed<T>(scores: &mut [Lanes<T>], terms: &[Lanes<T>], space: &mut [Lanes<T>]) = add_skewed_body
 }
 
 #[inline(always)]
-fn skew_body<T: Real>(rows: &mut [Lanes<T>]) {
-    for bit in [1, 2, 4, 8] {
-        for x in 0..rows.len().saturating_sub(bit) {
-            let further = rows[x + bit];
-            for (l, (here, further)) in rows[x].iter_mut().zip(further).enumerate() {
-                if l & bit != 0 {
-                    *here = further;
-                }
-            }
+fn add_skewed_body<T: Real>(scores: &mut [Lanes<T>], terms: &[Lanes<T>], space: &mut [Lanes<T>]) {
+    let count = scores.len();
+    assert_eq!(terms.len(), count + LANES - 1, "a row for each distance");
+    let half = &mut space[..count + 12];
+    for (to, rows) in half.iter_mut().zip(terms.windows(4)) {
+        for l in 0..LANES {
+            to[l] = rows[l % 4][l];
         }
     }
-}
-
-dispatched! {
-    /// Adds the rows of `terms`, the last first, to `scores`.
-    pub fn add_reversed<T>(scores: &mut [Lanes<T>], terms: &[Lanes<T>]) = add_reversed_body
-}
-
-#[inline(always)]
-fn add_reversed_body<T: Real>(scores: &mut [Lanes<T>], terms: &[Lanes<T>]) {
-    for (score, term) in scores.iter_mut().zip(terms.iter().rev()) {
-        score.iter_mut().zip(term).for_each(|(score, &term)| *score += term);
+    for (score, rows) in scores.iter_mut().rev().zip(half.windows(13)) {
+        for l in 0..LANES {
+            score[l] += rows[l / 4 * 4][l];
+        }
     }
 }
 
@@ -80,14 +75,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn skewed_rows_stand_as_many_rows_higher_as_their_lane(seed in any::<u64>(), count in 16usize..90) {
+        fn skewed_terms_reach_the_key_and_query_of_their_distance(seed in any::<u64>(), count in 1usize..70) {
             let mut rng = oracle::Rng::new(seed);
-            let before: Vec<Lanes<f64>> = (0..count).map(|_| std::array::from_fn(|_| rng.vector(1)[0])).collect();
+            let mut rows = |count| -> Vec<Lanes<f64>> {
+                (0..count).map(|_| std::array::from_fn(|_| rng.vector(1)[0])).collect()
+            };
+            let (before, terms) = (rows(count), rows(count + LANES - 1));
             let mut after = before.clone();
-            skew(&mut after);
-            for x in 0..count - LANES + 1 {
+            add_skewed(&mut after, &terms, &mut rows(count + LANES));
+            for j in 0..count {
                 for l in 0..LANES {
-                    prop_assert_eq!(after[x][l], before[x + l][l]);
+                    // The distance of query l from key j, less that of query 0 from the last key.
+                    let x = l + count - 1 - j;
+                    prop_assert_eq!(after[j][l], before[j][l] + terms[x][l]);
                 }
             }
         }

@@ -9,7 +9,7 @@
 //! c2c[j, i]  = K_j/s · Q_i                         a product
 //! c2p        : P[ρ, i] = PosK_ρ/s · Q_i            a product over the rows ρ that these queries can reach
 //!              Z[x, i] = P[row(x), i]              a row for each distance x: copies
-//!              c2p[j, i] = Z[i − j, i]             lane i shifted by i rows (`skew`): no gather
+//!              c2p[j, i] = Z[i − j, i]             lane i shifted by i rows (`add_skewed`): no gather
 //! p2c        : B[j, ρ] = K_j/s · PosQ_ρ            a product over the rows that this block can reach
 //!              p2c[j, i] = B[j, row(i − j)]        sixteen neighbours, where buckets are the distances themselves; one number,
 //!                                                  where all sixteen distances share a bucket; else a look-up each
@@ -28,10 +28,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use deberta_ops::{
-    LANES, Lanes, Real, SharedRows, Tile, add_reversed, exponentials, for_each, give, narrow, skew, take, unwritten,
-    wide,
+    LANES, Lanes, Real, SharedRows, Tiles, add_skewed, exponentials, for_each, give, narrow, recycle, take, to_lanes,
+    unwritten, wide,
 };
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::{Array2, ArrayView1, ArrayView2, s};
 
 use super::{DisentangledSelfAttention, Position};
 use crate::relative_position::RelativePositions;
@@ -52,7 +52,7 @@ pub(crate) struct Plan {
 
 /// The relative rows of distances −(L − 1) … L − 1, L the length of the longest sequence.
 struct Distances {
-    /// The row of distance x at x + L − 1, less the lowest.
+    /// The row of distance x at x + L − 1, less the lowest; beyond the last, it again, for lanes beyond the last query.
     rows: Vec<usize>,
     /// How the rows of x … x + 15 follow one another.
     runs: Vec<Run>,
@@ -96,9 +96,8 @@ impl Plan {
 impl Distances {
     fn new(positions: &RelativePositions, length: usize) -> Self {
         let zero = length - 1;
-        let mut rows: Vec<usize> = (0..=2 * zero)
-            .map(|at| if at < zero { positions.row(0, zero - at) } else { positions.row(at - zero, 0) })
-            .collect();
+        let row = |at: usize| if at < zero { positions.row(0, zero - at) } else { positions.row(at - zero, 0) };
+        let mut rows: Vec<usize> = (0..=2 * zero + LANES).map(|at| row(at.min(2 * zero))).collect();
         let lowest = rows.iter().copied().min().unwrap_or(0);
         let highest = rows.iter().copied().max().unwrap_or(0);
         rows.iter_mut().for_each(|row| *row -= lowest);
@@ -114,16 +113,12 @@ impl Distances {
 
     /// The rows that distances `from` … `to` can have, less the lowest that occurs.
     fn window(&self, from: isize, to: isize) -> Range<usize> {
-        if self.ordered { self.row(from)..self.row(to) + 1 } else { 0..self.reach.len() }
+        if self.ordered { self.rows[self.at(from)]..self.rows[self.at(to)] + 1 } else { 0..self.reach.len() }
     }
 
-    /// The row of a distance, less the lowest; beyond the table, that of its end.
-    fn row(&self, distance: isize) -> usize {
-        self.rows[self.at(distance)]
-    }
-
+    /// Where a distance stands in the table.
     fn at(&self, distance: isize) -> usize {
-        (distance + self.zero as isize).clamp(0, 2 * self.zero as isize) as usize
+        distance.saturating_add_unsigned(self.zero).clamp(0, 2 * self.zero as isize) as usize
     }
 }
 
@@ -158,6 +153,7 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
         plan: &Plan,
     ) -> Array2<S> {
         let [queries, keys, values] = inputs;
+        let keys = divided(keys, S::of(self.scale.wide())); // K/s
         let mut out = unwritten(queries.dim());
         // Blocks of one head follow one another, so that its keys and values are still in the cache.
         let blocks = |s: &Range<usize>| (0..s.len()).step_by(BLOCK).map(move |from| from..(from + BLOCK));
@@ -173,14 +169,14 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
             let (sequence, h, block) = jobs[i].clone();
             let columns = h * self.head_size..(h + 1) * self.head_size;
             let [queries, keys, values] =
-                [&queries, &keys, &values].map(|rows| rows.slice(s![sequence.clone(), columns.clone()]));
+                [queries, keys.view(), values].map(|rows| rows.slice_move(s![sequence.clone(), columns.clone()]));
             let position = position.as_ref().map(|(distances, projected)| OfHead {
                 distances,
                 projected,
                 first: distances.reach.start - projected.rows.start,
                 columns: columns.clone(),
             });
-            let job = Job::new(keys, values, S::of(self.scale.wide()), position, &block);
+            let job = Job::new(keys, values, position, &block);
             for first in block.clone().step_by(LANES) {
                 let some = first..block.end.min(first + LANES);
                 let context = job.attend(first, queries.slice(s![some.clone(), ..])); // [queries, D and some more]
@@ -193,6 +189,7 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
             }
             job.end();
         });
+        recycle(keys);
         out
     }
 
@@ -210,6 +207,30 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
             turned
         });
         Projected { rows, keys, queries }
+    }
+}
+
+/// Every number over `by`.
+fn divided<S: Real>(rows: ArrayView2<'_, S>, by: S) -> Array2<S> {
+    let mut out = unwritten(rows.dim());
+    let shared = SharedRows::new(&mut out);
+    for_each(rows.nrows().div_ceil(LANES), |block| {
+        for i in block * LANES..rows.nrows().min((block + 1) * LANES) {
+            // SAFETY: each row is one job's.
+            let to = unsafe { shared.row(i) };
+            copy(rows.row(i), to);
+            to.iter_mut().for_each(|k| *k /= by);
+        }
+    });
+    out
+}
+
+/// Copies a row to the beginning of `to`.
+fn copy<S: Real>(row: ArrayView1<'_, S>, to: &mut [S]) {
+    let to = &mut to[..row.len()];
+    match row.as_slice() {
+        Some(row) => to.copy_from_slice(row),
+        None => to.iter_mut().zip(row).for_each(|(to, &value)| *to = value),
     }
 }
 
@@ -302,7 +323,6 @@ impl<'a, S: Real> Job<'a, S> {
     fn new(
         keys: ArrayView2<'_, S>,
         values: ArrayView2<'_, S>,
-        scale: S,
         position: Option<OfHead<'a, S>>,
         block: &Range<usize>,
     ) -> Self {
@@ -310,12 +330,10 @@ impl<'a, S: Real> Job<'a, S> {
         let width = size.next_multiple_of(LANES);
         let mut job =
             Job { length, size, width, keys: take(length * size), values: take(length * width), position, p2c: None };
-        for (to, key) in job.keys.chunks_mut(size).zip(keys.rows()) {
-            to.iter_mut().zip(key).for_each(|(to, &k)| *to = k / scale);
-        }
+        job.keys.chunks_mut(size).zip(keys.rows()).for_each(|(to, key)| copy(key, to));
         for (to, value) in job.values.chunks_mut(width).zip(values.rows()) {
+            copy(value, to);
             to[size..].fill(S::zero());
-            to.iter_mut().zip(value).for_each(|(to, &v)| *to = v);
         }
         job.p2c = job.position_to_content(block);
         job
@@ -345,7 +363,7 @@ impl<'a, S: Real> Job<'a, S> {
         for keys in tiles() {
             let window = window(&keys);
             let (x, x_depth) = position.queries(window.start)?;
-            let tile = Tile {
+            let tile = Tiles {
                 depth: self.size,
                 rows: keys.len(),
                 panels: window.len().div_ceil(LANES),
@@ -370,10 +388,8 @@ impl<'a, S: Real> Job<'a, S> {
     fn attend(&self, first: usize, queries: ArrayView2<'_, S>) -> Vec<S> {
         // 1. The queries, side by side.
         let mut panel = take(self.size * LANES);
-        panel.fill(S::zero());
-        for (l, query) in queries.rows().into_iter().enumerate() {
-            panel.iter_mut().skip(l).step_by(LANES).zip(query).for_each(|(to, &q)| *to = q);
-        }
+        let rows: Vec<_> = queries.rows().into_iter().map(|query| query.to_slice().expect("a row is whole")).collect();
+        to_lanes(&rows, panel.as_chunks_mut().0);
         // 2. The scores, [length, 16].
         let mut scores = take(self.length * LANES);
         self.score(&self.keys, self.size, self.length, &panel, &mut scores);
@@ -383,7 +399,7 @@ impl<'a, S: Real> Job<'a, S> {
         // 3. Their exponentials, and the values that these weigh.
         let sums = exponentials(scores.as_chunks_mut().0);
         let mut context = take(queries.nrows() * self.width);
-        let tile = Tile {
+        let tile = Tiles {
             depth: self.length,
             rows: queries.nrows(),
             panels: self.width / LANES,
@@ -409,7 +425,7 @@ impl<'a, S: Real> Job<'a, S> {
 
     /// `rows` of some kind against the queries of a panel, [rows, 16].
     fn score(&self, rows: &[S], step: usize, count: usize, panel: &[S], scores: &mut [S]) {
-        let tile = Tile {
+        let tile = Tiles {
             depth: self.size,
             rows: count,
             panels: 1,
@@ -434,38 +450,37 @@ impl<'a, S: Real> Job<'a, S> {
         let Some((keys, step)) = position.keys(window.start) else { return };
         let mut of_rows = take(window.len() * LANES);
         self.score(keys, step, window.len(), panel, &mut of_rows);
-        let of_rows: &[Lanes<S>] = of_rows.as_chunks().0;
+        let terms_of: &[Lanes<S>] = of_rows.as_chunks().0;
         let mut of_distances = [[S::zero(); LANES]; KEYS + LANES - 1];
+        let mut space = of_distances;
         for (block, scores) in scores.chunks_mut(KEYS).enumerate() {
             // The distances of the last key from the first query, to the first key from the last query.
             let last_key = (block * KEYS + scores.len()) as isize - 1;
+            let rows = &position.distances.rows[position.distances.at(first - last_key)..];
             let terms = &mut of_distances[..scores.len() + LANES - 1];
-            for (x, term) in (first - last_key..).zip(terms.iter_mut()) {
-                *term = of_rows[position.distances.row(x) - window.start];
-            }
-            skew(terms);
-            add_reversed(scores, &terms[..scores.len()]);
+            terms.iter_mut().zip(rows).for_each(|(term, row)| *term = terms_of[row - window.start]);
+            add_skewed(scores, terms, &mut space);
         }
+        give(of_rows);
     }
 
     fn add_position_to_content(&self, first: usize, scores: &mut [Lanes<S>]) {
         let (Some(position), Some(p2c)) = (&self.position, &self.p2c) else { return };
-        let (distances, step) = (position.distances, S::tile_rows());
-        for (j, score) in scores.iter_mut().enumerate() {
-            let x = first as isize - j as isize;
-            let start = p2c.starts[j / step];
-            let of_rows = &p2c.scores[j * p2c.width..(j + 1) * p2c.width];
-            let at = distances.row(x) - start;
-            match distances.runs[distances.at(x)] {
+        let distances = position.distances;
+        let tiles = scores.chunks_mut(S::tile_rows()).zip(&p2c.starts);
+        let of_keys = p2c.scores.chunks(p2c.width);
+        // The distance of the first query from the first key; it falls by one from key to key.
+        let from = distances.at(first as isize);
+        let scores = tiles.flat_map(|(scores, start)| scores.iter_mut().map(move |score| (score, start)));
+        for (((score, start), of_rows), x) in scores.zip(of_keys).zip((0..=from).rev()) {
+            let rows = &distances.rows[x..x + LANES];
+            let at = rows[0] - start;
+            match distances.runs[x] {
                 Run::Straight => {
                     score.iter_mut().zip(&of_rows[at..at + LANES]).for_each(|(s, &term)| *s += term);
                 }
                 Run::Flat => score.iter_mut().for_each(|s| *s += of_rows[at]),
-                Run::Other => {
-                    for (s, x) in score.iter_mut().zip(x..) {
-                        *s += of_rows[distances.row(x) - start];
-                    }
-                }
+                Run::Other => score.iter_mut().zip(rows).for_each(|(s, row)| *s += of_rows[row - start]),
             }
         }
     }
