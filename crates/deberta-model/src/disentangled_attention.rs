@@ -158,11 +158,11 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
     /// Q, K and V, as one product where queries are made of the same states.
     fn project_content(&self, query_states: ArrayView2<'_, T>, hidden_states: ArrayView2<'_, T>) -> [Array2<T>; 3] {
         let maps = [&self.query_proj, &self.key_proj, &self.value_proj];
-        let small = maps.iter().any(|map| map.is_wide(&hidden_states));
+        let small = maps.iter().any(|map| map.is_wide(hidden_states.nrows()));
         if small || query_states.as_ptr() != hidden_states.as_ptr() {
             return [maps[0].forward(query_states), maps[1].forward(hidden_states), maps[2].forward(hidden_states)];
         }
-        let results = products(hidden_states, &maps.map(Linear::affine), |_| ());
+        let results = products(hidden_states, &maps.map(Linear::affine));
         results.try_into().expect("a result for each of three maps")
     }
 

@@ -7,7 +7,7 @@
 //!
 //! The first residual is from the query states q, which are the hidden states h but in the enhanced mask decoder.
 
-use deberta_ops::{Activation, Real, narrow, recycle};
+use deberta_ops::{Activation, Panels, Real, narrow, recycle};
 use ndarray::{Array2, Array4, ArrayView2};
 
 use crate::config::DebertaV2Config;
@@ -34,7 +34,7 @@ struct Output<'w, T: Clone> {
 impl<T: Real> Output<'_, T> {
     fn forward(&self, x: &Array2<T>, residual: ArrayView2<'_, T>, size: usize, trace: &mut Trace<'_, T>) -> Array2<T> {
         trace.within("output", |trace| {
-            let out = if self.dense.is_wide(&x.view()) {
+            let out = if self.dense.is_wide(x.nrows()) {
                 let sum = self.dense.forward_wide(x.view());
                 emit_wide(trace, "dense", &sum, size);
                 emit_wide(trace, "dropout", &sum, size);
@@ -88,16 +88,26 @@ impl<'w, T: Real> Layer<'w, T> {
             emit_rows(trace, "", &out, size);
             (out, probabilities)
         });
+        let out = if context.fused.is_some() && !self.intermediate.is_wide(attended.nrows()) {
+            self.feed_forward_unseen(&attended)
+        } else {
+            self.feed_forward(&attended, size, trace)
+        };
+        recycle(attended);
+        emit_rows(trace, "", &out, size);
+        (out, probabilities)
+    }
+
+    /// a [N, E] → y [N, E].
+    fn feed_forward(&self, attended: &Array2<T>, size: usize, trace: &mut Trace<'_, T>) -> Array2<T> {
         let inner = trace.within("intermediate", |trace| {
-            let inner = if self.intermediate.is_wide(&attended.view()) {
-                let mut inner = self.intermediate.forward_wide(attended.view()); // [B·Q, I]
+            let inner = if self.intermediate.is_wide(attended.nrows()) {
+                let mut inner = self.intermediate.forward_wide(attended.view()); // [N, I]
                 emit_wide(trace, "dense", &inner, size);
                 self.activation.apply_inplace(&mut inner);
                 narrow(&inner)
-            } else if !trace.wants("dense") {
-                self.intermediate.forward_then(attended.view(), |row| self.activation.apply_slice(row)) // [B·Q, I]
             } else {
-                let mut inner = self.intermediate.forward(attended.view()); // [B·Q, I]
+                let mut inner = self.intermediate.forward(attended.view()); // [N, I]
                 emit_rows(trace, "dense", &inner, size);
                 self.activation.apply_slice(inner.as_slice_mut().expect("products are contiguous"));
                 inner
@@ -108,8 +118,19 @@ impl<'w, T: Real> Layer<'w, T> {
         });
         let out = self.output.forward(&inner, attended.view(), size, trace);
         recycle(inner);
-        recycle(attended);
-        emit_rows(trace, "", &out, size);
-        (out, probabilities)
+        out
+    }
+
+    /// The same where nobody looks inside: what lies between the two products stays as the first leaves it and the second
+    /// takes it.
+    fn feed_forward_unseen(&self, attended: &Array2<T>) -> Array2<T> {
+        let x = Panels::of(attended.view());
+        let inner = x.product_then(self.intermediate.affine(), |y| self.activation.apply_slice(y)); // [N, I]
+        x.give();
+        let sum = inner.products(&[self.output.dense.affine()]).remove(0); // [N, E]
+        inner.give();
+        let out = self.output.layer_norm.forward_with(sum.view(), attended.view());
+        recycle(sum);
+        out
     }
 }

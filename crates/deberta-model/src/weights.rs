@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use deberta_ops::{Affine, Real, accumulates_wide, layer_norm, linear, linear_then, linear_wide, residual_layer_norm};
+use deberta_ops::{Affine, Real, accumulates_wide, layer_norm, linear, linear_wide, residual_layer_norm};
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Dimension, Ix1, Ix2, IxDyn};
 
 use crate::config::DebertaV2Config;
@@ -119,14 +119,9 @@ impl<T: Real> Linear<'_, T> {
         linear_wide(x, self.weight.view(), self.bias())
     }
 
-    /// Whether [`Self::forward_wide`] keeps digits that [`Self::forward`] rounds away.
-    pub(crate) fn is_wide(&self, x: &ArrayView2<'_, T>) -> bool {
-        accumulates_wide(x, &self.weight.view())
-    }
-
-    /// [N, I] → [N, O], each number y replaced by f(y); `then` is given pieces of rows.
-    pub(crate) fn forward_then(&self, x: ArrayView2<'_, T>, then: impl Fn(&mut [T]) + Sync) -> Array2<T> {
-        linear_then(x, self.weight.view(), self.bias(), then)
+    /// Whether [`Self::forward_wide`] keeps digits that [`Self::forward`] rounds away, for so many rows.
+    pub(crate) fn is_wide(&self, rows: usize) -> bool {
+        accumulates_wide(rows, &self.weight.view())
     }
 
     /// The map by itself.

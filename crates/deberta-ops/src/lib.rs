@@ -40,9 +40,9 @@ pub use cross_entropy::{
 pub use gather::{gather_c2p, gather_p2c, gather_rows};
 pub use head_scores::{Lanes, add_skewed, exponentials};
 pub use layer_norm::{layer_norm, residual_layer_norm};
-pub use linear::{SMALL_PRODUCT, accumulates_wide, linear, linear_then, linear_wide, narrow, wide};
+pub use linear::{SMALL_PRODUCT, accumulates_wide, linear, linear_wide, narrow, wide};
 pub use masked_softmax::{Hidden, masked_softmax};
-pub use product::{Affine, products};
+pub use product::{Affine, Panels, products};
 pub use real::Real;
 pub use shared::SharedRows;
 pub use threads::{for_each, set_threads, threads};

@@ -20,28 +20,10 @@ pub const SMALL_PRODUCT: usize = 1 << 22;
 /// # Panics
 /// If the shapes do not agree.
 pub fn linear<T: Real>(x: ArrayView2<'_, T>, weight: ArrayView2<'_, T>, bias: Option<ArrayView1<'_, T>>) -> Array2<T> {
-    linear_then(x, weight, bias, |_| ())
-}
-
-/// f(x·Wᵀ + b), where `then` is given pieces of rows and replaces each number y by f(y).
-///
-/// # Shapes
-/// `x` [N, I], `weight` [O, I], `bias` \[O\]; returns [N, O].
-///
-/// # Panics
-/// If the shapes do not agree.
-pub fn linear_then<T: Real>(
-    x: ArrayView2<'_, T>,
-    weight: ArrayView2<'_, T>,
-    bias: Option<ArrayView1<'_, T>>,
-    then: impl Fn(&mut [T]) + Sync,
-) -> Array2<T> {
-    if accumulates_wide::<T>(&x, &weight) {
-        let mut y = narrow(&linear_wide(x, weight, bias));
-        then(y.as_slice_mut().expect("laid out in order"));
-        return y;
+    if accumulates_wide::<T>(x.nrows(), &weight) {
+        return narrow(&linear_wide(x, weight, bias));
     }
-    one(products(x, &[Affine { weight, bias }], then))
+    one(products(x, &[Affine { weight, bias }]))
 }
 
 /// y = x·Wᵀ + b, before it is rounded to the type of the data: for what is summed, activated or normalized next.
@@ -56,22 +38,21 @@ pub fn linear_wide<T: Real>(
     weight: ArrayView2<'_, T>,
     bias: Option<ArrayView1<'_, T>>,
 ) -> Array2<f64> {
-    if !accumulates_wide::<T>(&x, &weight) {
+    if !accumulates_wide::<T>(x.nrows(), &weight) {
         return wide(&linear(x, weight, bias));
     }
     let (x, weight, bias) = (wide(&x), wide(&weight), bias.map(|b| wide(&b)));
     let map = Affine { weight: weight.view(), bias: bias.as_ref().map(|b| b.view()) };
-    one(products(x.view(), &[map], |_| ()))
+    one(products(x.view(), &[map]))
 }
 
 fn one<T>(results: Vec<Array2<T>>) -> Array2<T> {
     results.into_iter().next().expect("a result for the map")
 }
 
-/// Whether the product of [N, I] and [O, I] is small enough to be accumulated in `f64`.
-pub fn accumulates_wide<T: Real>(x: &ArrayView2<'_, T>, weight: &ArrayView2<'_, T>) -> bool {
-    let multiplications = x.nrows().saturating_mul(x.ncols()).saturating_mul(weight.nrows());
-    T::NAME != f64::NAME && multiplications <= SMALL_PRODUCT
+/// Whether the product of N rows with a weight [O, I] is small enough to be accumulated in `f64`.
+pub fn accumulates_wide<T: Real>(rows: usize, weight: &ArrayView2<'_, T>) -> bool {
+    T::NAME != f64::NAME && rows.saturating_mul(weight.len()) <= SMALL_PRODUCT
 }
 
 /// The array in `f64`.

@@ -3,10 +3,9 @@
 //! 1. x is laid into panels: sixteen rows side by side, term after term, so that a tile ([`crate::Tiles`]) can load a term of
 //!    sixteen rows at once. The weights stay where they are.
 //! 2. The result is cut into jobs of up to [`BLOCK`] rows of x and a number of columns. A job goes over the terms in blocks,
-//!    so that its panels stay in the second-level cache, and over its columns in slabs of as many rows of W as a tile has,
-//!    so that a slab stays in the first.
-//! 3. A finished job is turned from panels into rows, b is added, and the rows are handed to whatever comes next (an
-//!    activation) while they are still in the cache.
+//!    of which a panel stays in the first-level cache while weights go by.
+//! 3. A finished job is turned from panels into rows, and b is added. Where another product follows, it stays in panels: b is
+//!    added and an activation applied while it is in the cache.
 //!
 //! Sums are taken in the type of the data, block by block in the order of the terms.
 
@@ -33,57 +32,100 @@ pub struct Affine<'a, T> {
     pub bias: Option<ArrayView1<'a, T>>,
 }
 
-/// x·Wᵀ + b for each map; `then` is given each finished piece of a row.
+/// Rows of an array, sixteen side by side, [⌈N/16⌉, I, 16]; whatever it be, where there are no more rows.
+#[derive(Debug)]
+pub struct Panels<T> {
+    /// N
+    rows: usize,
+    /// I
+    depth: usize,
+    numbers: Vec<T>,
+}
+
+/// x·Wᵀ + b for each map.
 ///
 /// # Shapes
 /// `x` [N, I], each weight [O, I]; returns [N, O] for each.
 ///
 /// # Panics
 /// If the shapes do not agree.
-pub fn products<T: Real>(
-    x: ArrayView2<'_, T>,
-    maps: &[Affine<'_, T>],
-    then: impl Fn(&mut [T]) + Sync,
-) -> Vec<Array2<T>> {
-    let (n, depth) = x.dim();
-    // Copied only where it does not lie row after row, as no checkpoint's does.
-    let weights: Vec<_> = maps.iter().map(|map| map.weight.as_standard_layout()).collect();
-    for (map, weight) in maps.iter().zip(&weights) {
-        assert_eq!(weight.ncols(), depth, "as many terms on both sides");
-        assert!(map.bias.is_none_or(|b| b.len() == weight.nrows()), "one bias a column");
-    }
-    let biases: Vec<_> = maps.iter().map(|map| map.bias.map(|b| b.to_vec())).collect();
-    let mut results: Vec<Array2<T>> = weights.iter().map(|w| unwritten((n, w.nrows()))).collect();
-    let panels = panels(x);
-    let jobs = jobs(n, &weights);
-    let shared: Vec<_> = results.iter_mut().map(SharedRows::new).collect();
-    for_each(jobs.len(), |i| {
-        let job = &jobs[i];
-        let sums = job.sums(weights[job.map].view(), &panels);
-        job.finish(&sums, biases[job.map].as_deref(), &shared[job.map], &then);
-        give(sums);
-    });
-    give(panels);
+pub fn products<T: Real>(x: ArrayView2<'_, T>, maps: &[Affine<'_, T>]) -> Vec<Array2<T>> {
+    let panels = Panels::of(x);
+    let results = panels.products(maps);
+    panels.give();
     results
 }
 
-/// The rows of x, sixteen to a panel, [⌈N/16⌉, I, 16]; zeros where there are no more rows.
-fn panels<T: Real>(x: ArrayView2<'_, T>) -> Vec<T> {
-    let (n, depth) = x.dim();
-    let size = depth * LANES;
-    let mut panels = take(n.div_ceil(LANES) * size);
-    if depth > 0 {
-        let shared = SharedRows::of(&mut panels, size);
-        for_each(n.div_ceil(LANES), |p| {
-            // SAFETY: each panel is one job's.
-            let panel = unsafe { shared.row(p) };
-            let rows: Vec<_> = (p * LANES..n.min((p + 1) * LANES)).map(|i| x.row(i)).collect();
+impl<T: Real> Panels<T> {
+    /// The rows of x, [N, I].
+    pub fn of(x: ArrayView2<'_, T>) -> Self {
+        let mut panels = Self::unwritten(x.nrows(), x.ncols());
+        let shared = SharedRows::of(&mut panels.numbers, x.ncols() * LANES);
+        for_each(if x.is_empty() { 0 } else { x.nrows().div_ceil(LANES) }, |p| {
+            let rows: Vec<_> = x.rows().into_iter().skip(p * LANES).take(LANES).collect();
             let rows: Vec<_> = rows.iter().map(|row| row.as_standard_layout()).collect();
             let rows: Vec<_> = rows.iter().map(|row| row.as_slice().expect("laid out in order")).collect();
-            to_lanes(&rows, panel.as_chunks_mut().0);
+            // SAFETY: each panel is one job's.
+            to_lanes(&rows, unsafe { shared.row(p) }.as_chunks_mut().0);
+        });
+        panels
+    }
+
+    fn unwritten(rows: usize, depth: usize) -> Self {
+        Self { rows, depth, numbers: take(rows.div_ceil(LANES) * depth * LANES) }
+    }
+
+    /// Hands back the memory, when nobody needs the panels any more.
+    pub fn give(self) {
+        give(self.numbers);
+    }
+
+    /// x·Wᵀ + b for each map.
+    ///
+    /// # Shapes
+    /// Each weight [O, I]; returns [N, O] for each.
+    ///
+    /// # Panics
+    /// If the shapes do not agree.
+    pub fn products(&self, maps: &[Affine<'_, T>]) -> Vec<Array2<T>> {
+        let mut results: Vec<Array2<T>> = maps.iter().map(|m| unwritten((self.rows, m.weight.nrows()))).collect();
+        let shared: Vec<_> = results.iter_mut().map(SharedRows::new).collect();
+        self.multiply(maps, |job, sums, bias| job.write_rows(sums, bias, &shared[job.map]));
+        results
+    }
+
+    /// f(x·Wᵀ + b), in panels again; `f` is given pieces in no order.
+    ///
+    /// # Shapes
+    /// The weight [O, I]; returns panels of [N, O].
+    ///
+    /// # Panics
+    /// If the shapes do not agree.
+    pub fn product_then(&self, map: Affine<'_, T>, f: impl Fn(&mut [T]) + Sync) -> Self {
+        let mut result = Self::unwritten(self.rows, map.weight.nrows());
+        let shared = SharedRows::of(&mut result.numbers, map.weight.nrows() * LANES);
+        self.multiply(&[map], |job, sums, bias| job.write_panels(sums, bias, &shared, &f));
+        result
+    }
+
+    /// Has W·xᵀ computed part by part, and each handed to `finish` with the part of b that belongs to it.
+    fn multiply(&self, maps: &[Affine<'_, T>], finish: impl Fn(&Job, &[T], Option<&[T]>) + Sync) {
+        // Copied only where it does not lie row after row, as no checkpoint's does.
+        let weights: Vec<_> = maps.iter().map(|map| map.weight.as_standard_layout()).collect();
+        for (map, weight) in maps.iter().zip(&weights) {
+            assert_eq!(weight.ncols(), self.depth, "as many terms on both sides");
+            assert!(map.bias.is_none_or(|b| b.len() == weight.nrows()), "one bias a column");
+        }
+        let biases: Vec<_> = maps.iter().map(|map| map.bias.map(|b| b.to_vec())).collect();
+        let jobs = jobs(self.rows, &weights);
+        for_each(jobs.len(), |i| {
+            let job = &jobs[i];
+            let sums = job.sums(weights[job.map].view(), &self.numbers);
+            let bias = biases[job.map].as_ref().map(|b| &b[job.columns.clone()]);
+            finish(job, &sums, bias);
+            give(sums);
         });
     }
-    panels
 }
 
 /// A part of one result.
@@ -143,20 +185,40 @@ impl Job {
         sums
     }
 
-    /// Writes the job's part of the result, in rows and with b.
-    fn finish<T: Real>(&self, sums: &[T], bias: Option<&[T]>, result: &SharedRows<'_, T>, then: &impl Fn(&mut [T])) {
+    /// Writes the job's part of the result in rows, and with b.
+    fn write_rows<T: Real>(&self, sums: &[T], bias: Option<&[T]>, result: &SharedRows<'_, T>) {
         let panels = sums.chunks_exact(self.columns.len() * LANES);
         for (first, lanes) in self.rows.clone().step_by(LANES).zip(panels) {
             let rows = first..self.rows.end.min(first + LANES);
             // SAFETY: jobs do not overlap in rows and columns both.
             let mut rows: Vec<_> = rows.map(|i| unsafe { result.part(i, self.columns.clone()) }).collect();
             to_rows(lanes.as_chunks().0, &mut rows);
-            for row in rows {
-                if let Some(bias) = bias {
-                    row.iter_mut().zip(&bias[self.columns.clone()]).for_each(|(y, &b)| *y += b);
-                }
-                then(row);
+            for (row, bias) in rows.into_iter().zip(std::iter::repeat(bias.unwrap_or_default())) {
+                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
             }
+        }
+    }
+
+    /// Writes the job's part of the result in panels, with b and then f.
+    fn write_panels<T: Real>(
+        &self,
+        sums: &[T],
+        bias: Option<&[T]>,
+        result: &SharedRows<'_, T>,
+        f: &impl Fn(&mut [T]),
+    ) {
+        let columns = self.columns.start * LANES..self.columns.end * LANES;
+        for (p, sums) in (self.rows.start / LANES..).zip(sums.chunks_exact(columns.len())) {
+            // SAFETY: as above.
+            let part = unsafe { result.part(p, columns.clone()) };
+            match bias {
+                Some(bias) => {
+                    let lanes = part.as_chunks_mut::<LANES>().0.iter_mut().zip(sums.as_chunks::<LANES>().0);
+                    lanes.zip(bias).for_each(|((y, sum), &b)| *y = sum.map(|sum| sum + b));
+                }
+                None => part.copy_from_slice(sums),
+            }
+            f(part);
         }
     }
 }
@@ -182,13 +244,13 @@ mod tests {
             .enumerate()
             .map(|(i, (w, b))| Affine { weight: w.view(), bias: (i != 1).then(|| b.view()) })
             .collect();
-        let found = products(x, &maps, |row| row.iter_mut().for_each(|v| *v = *v + *v));
+        let found = products(x, &maps);
         for (i, (map, y)) in maps.iter().zip(found).enumerate() {
             assert_eq!(y.dim(), (n, outputs[i]));
             for ((r, c), &y) in y.indexed_iter() {
                 let sum: f64 = (0..depth).map(|k| x[[r, k]].wide() * map.weight[[c, k]].wide()).sum();
-                let expected = 2.0 * (sum + map.bias.map_or(0.0, |b| b[c].wide()));
-                let tolerance = 2.0 * rounding * (depth + 1) as f64;
+                let expected = sum + map.bias.map_or(0.0, |b| b[c].wide());
+                let tolerance = rounding * (depth + 1) as f64;
                 assert!(
                     (y.wide() - expected).abs() <= tolerance,
                     "{r}, {c} of {n}×{depth}×{outputs:?}: {y} {expected}"
@@ -197,7 +259,31 @@ mod tests {
         }
     }
 
+    /// Twice x·Wᵀ + b in panels, times another weight, is twice what the same gives by rows.
+    fn check_in_panels<T: Real>(n: usize, depth: usize, inner: usize, seed: u64, rounding: f64) {
+        let mut rng = oracle::Rng::new(seed);
+        let x = rng.matrix(n, depth).mapv(T::of);
+        let (first, second) = (rng.matrix(inner, depth).mapv(T::of), rng.matrix(5, inner).mapv(T::of));
+        let bias = rng.vector(inner).mapv(T::of);
+        let map = Affine { weight: first.view(), bias: Some(bias.view()) };
+        let last = Affine { weight: second.view(), bias: None };
+        let panels = Panels::of(x.view()).product_then(map, |piece| piece.iter_mut().for_each(|v| *v = *v + *v));
+        let found = panels.products(&[last]).remove(0);
+        let between = products(x.view(), &[map]).remove(0);
+        let expected = products(between.view(), &[last]).remove(0);
+        for (found, expected) in found.iter().zip(&expected) {
+            let tolerance = 4.0 * rounding * ((depth + 1) * (inner + 1)) as f64;
+            assert!((found.wide() - 2.0 * expected.wide()).abs() <= tolerance, "{found} and not twice {expected}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_stays_in_panels_is_the_same(seed in any::<u64>(), n in 1usize..200, depth in 1usize..20, inner in 1usize..130) {
+            check_in_panels::<f64>(n, depth, inner, seed, oracle::ROUNDING_F64);
+            check_in_panels::<f32>(n, depth, inner, seed, f32::EPSILON.into());
+        }
+
         #[test]
         fn equals_the_sum_over_terms(seed in any::<u64>(), n in 0usize..40, depth in 0usize..30, a in 1usize..40, b in 1usize..8) {
             check::<f64>(n, depth, &[a, b], seed, oracle::ROUNDING_F64);
@@ -217,10 +303,10 @@ mod tests {
         let x = ndarray::array![[1.0_f32, 2.0, 3.0]];
         let weight = ndarray::array![[1.0_f32, 10.0], [100.0, 1000.0], [0.5, 0.25]];
         let map = Affine { weight: weight.t(), bias: None };
-        assert_eq!(products(x.view(), &[map], |_| ())[0], ndarray::array![[202.5, 2010.75]]);
+        assert_eq!(products(x.view(), &[map])[0], ndarray::array![[202.5, 2010.75]]);
         let mut backwards = weight.view();
         backwards.invert_axis(ndarray::Axis(0));
         let map = Affine { weight: backwards.t(), bias: None };
-        assert_eq!(products(x.view(), &[map], |_| ())[0], ndarray::array![[203.5, 2030.25]]);
+        assert_eq!(products(x.view(), &[map])[0], ndarray::array![[203.5, 2030.25]]);
     }
 }

@@ -34,23 +34,29 @@ const ROUNDER: f32 = 12_582_912.0;
 
 #[inline(always)]
 fn exp_one(x: f32) -> f32 {
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
     // Beyond these the result is 0 or infinite whatever the digits; NaN passes both comparisons unchanged.
     let held = if x > 89.0 { 89.0 } else { x };
     let held = if held < -104.0 { -104.0 } else { held };
-    let n = held.mul_add(std::f32::consts::LOG2_E, ROUNDER) - ROUNDER;
-    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, held));
+    let (y, n) = exp_parts(held);
+    // 2ⁿ in two halves, so that subnormal results are reached and infinity is too.
+    let half = (n * 0.5).floor();
+    y * power_of_two(half) * power_of_two(n - half)
+}
+
+/// y and n, of which eˣ is y·2ⁿ.
+#[inline(always)]
+fn exp_parts(x: f32) -> (f32, f32) {
+    const LN_2_HIGH: f32 = 0.693_359_4;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let n = x.mul_add(std::f32::consts::LOG2_E, ROUNDER) - ROUNDER;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
     let mut p = 1.987_569_1e-4_f32;
     p = p.mul_add(r, 1.398_199_9e-3);
     p = p.mul_add(r, 8.333_452e-3);
     p = p.mul_add(r, 4.166_579_6e-2);
     p = p.mul_add(r, 1.666_666_5e-1);
     p = p.mul_add(r, 0.5);
-    let y = p.mul_add(r * r, r) + 1.0;
-    // 2ⁿ in two halves, so that subnormal results are reached and infinity is too.
-    let half = (n * 0.5).floor();
-    y * power_of_two(half) * power_of_two(n - half)
+    (p.mul_add(r * r, r) + 1.0, n)
 }
 
 /// 2ⁿ for whole n in −126 … 127.
@@ -82,7 +88,9 @@ fn erf_one(x: f32) -> f32 {
         r = r.mul_add(t, -1.067_778_8e-1);
         r = r.mul_add(t, -6.348_467e-1);
         r = r.mul_add(t, -1.287_175_1e-1);
-        (1.0 - exp_one(r.mul_add(t, -t))).copysign(x)
+        // The exponent lies between −17 and 0.
+        let (y, n) = exp_parts(r.mul_add(t, -t));
+        (1.0 - y * power_of_two(n)).copysign(x)
     };
     if t > 0.927_734_4 { far } else { near }
 }
