@@ -200,13 +200,7 @@ impl Job {
     }
 
     /// Writes the job's part of the result in panels, with b and then f.
-    fn write_panels<T: Real>(
-        &self,
-        sums: &[T],
-        bias: Option<&[T]>,
-        result: &SharedRows<'_, T>,
-        f: &impl Fn(&mut [T]),
-    ) {
+    fn write_panels<T: Real>(&self, sums: &[T], bias: Option<&[T]>, result: &SharedRows<'_, T>, f: &impl Fn(&mut [T])) {
         let columns = self.columns.start * LANES..self.columns.end * LANES;
         for (p, sums) in (self.rows.start / LANES..).zip(sums.chunks_exact(columns.len())) {
             // SAFETY: as above.

@@ -10,7 +10,7 @@
 //! c2p        : P[ρ, i] = PosK_ρ/s · Q_i            a product over the rows ρ that these queries can reach
 //!              Z[x, i] = P[row(x), i]              a row for each distance x: copies
 //!              c2p[j, i] = Z[i − j, i]             lane i shifted by i rows (`add_skewed`): no gather
-//! p2c        : B[j, ρ] = K_j/s · PosQ_ρ            a product over the rows that this block can reach
+//! p2c        : B[ρ, j] = K_j/s · PosQ_ρ            a product over the rows that this block can reach, turned to B[j, ρ]
 //!              p2c[j, i] = B[j, row(i − j)]        sixteen neighbours, where buckets are the distances themselves; one number,
 //!                                                  where all sixteen distances share a bucket; else a look-up each
 //! A[i]       = Σ_j exp(c2c + c2p + p2c − max) · V_j  /  Σ_j exp(…)
@@ -29,9 +29,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use deberta_ops::{
     LANES, Lanes, Real, SharedRows, Tiles, add_skewed, exponentials, for_each, give, narrow, recycle, take, to_lanes,
-    unwritten, wide,
+    to_rows, unwritten, wide,
 };
-use ndarray::{Array2, ArrayView1, ArrayView2, s};
+use ndarray::{Array2, Array3, ArrayView1, ArrayView2, s};
 
 use super::{DisentangledSelfAttention, Position};
 use crate::relative_position::RelativePositions;
@@ -40,6 +40,8 @@ use crate::relative_position::RelativePositions;
 const BLOCK: usize = 128;
 /// The keys whose scores are completed at a time.
 const KEYS: usize = 64;
+/// The keys whose values are weighed at a time.
+const VALUES: usize = 128;
 /// An attention whose c2c has at most this many multiplications is computed in `f64`.
 const SMALL: usize = 1 << 17;
 
@@ -74,17 +76,12 @@ enum Run {
     Other,
 }
 
-/// PosK/s and PosQᵀ of the relative rows that were needed so far.
+/// PosK/s and PosQ of the relative rows that were needed so far, head after head: [H, rows, D].
 pub(super) struct Projected<T> {
     rows: Range<usize>,
-    /// [rows, H·D]
-    keys: Option<Array2<T>>,
-    /// [H·D, rows and some more]: a tile may read beyond the last.
-    queries: Option<Array2<T>>,
+    keys: Option<Array3<T>>,
+    queries: Option<Array3<T>>,
 }
-
-/// Beyond the last row of PosQᵀ.
-const MARGIN: usize = 3 * LANES;
 
 impl Plan {
     pub(crate) fn new(sequences: Vec<Range<usize>>, positions: impl Fn(usize) -> Option<RelativePositions>) -> Self {
@@ -174,7 +171,7 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
                 distances,
                 projected,
                 first: distances.reach.start - projected.rows.start,
-                columns: columns.clone(),
+                head: h,
             });
             let job = Job::new(keys, values, position, &block);
             for first in block.clone().step_by(LANES) {
@@ -193,18 +190,21 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
         out
     }
 
-    /// PosK/s and PosQᵀ of some relative rows.
+    /// PosK/s and PosQ of some relative rows.
     fn project(&self, position: &Position<'w, T>, relative_rows: &Array2<T>, rows: Range<usize>) -> Projected<T> {
         let some = relative_rows.slice(s![rows.clone(), ..]);
+        let by_head = |projected: Array2<T>| {
+            let shape = (projected.nrows(), self.heads, self.head_size);
+            let apart = projected.into_shape_with_order(shape).expect("H·D columns are H times D");
+            apart.permuted_axes([1, 0, 2]).as_standard_layout().into_owned()
+        };
         let keys = position.c2p.then(|| {
             let projection = position.key_proj.as_ref().unwrap_or(&self.key_proj);
-            projection.forward(some) / self.scale
+            by_head(projection.forward(some) / self.scale)
         });
         let queries = position.p2c.then(|| {
-            let queries = position.query_proj.as_ref().unwrap_or(&self.query_proj).forward(some); // [rows, H·D]
-            let mut turned = Array2::zeros((queries.ncols(), rows.len() + MARGIN));
-            turned.slice_mut(s![.., ..rows.len()]).assign(&queries.t());
-            turned
+            let projection = position.query_proj.as_ref().unwrap_or(&self.query_proj);
+            by_head(projection.forward(some))
         });
         Projected { rows, keys, queries }
     }
@@ -263,7 +263,7 @@ impl<T: Real> Kept<T> {
 
 impl<T: Real> Projected<T> {
     fn wide(&self) -> Projected<f64> {
-        let wide = |rows: &Option<Array2<T>>| rows.as_ref().map(|rows| wide(rows));
+        let wide = |rows: &Option<Array3<T>>| rows.as_ref().map(|rows| wide(rows));
         Projected { rows: self.rows.clone(), keys: wide(&self.keys), queries: wide(&self.queries) }
     }
 }
@@ -274,23 +274,23 @@ struct OfHead<'a, S> {
     projected: &'a Projected<S>,
     /// Where the lowest row that occurs stands among the projected ones.
     first: usize,
-    /// The head's part of H·D.
-    columns: Range<usize>,
+    head: usize,
 }
 
 impl<S: Real> OfHead<'_, S> {
-    /// PosK/s from a row on, and from row to row.
-    fn keys(&self, row: usize) -> Option<(&[S], usize)> {
-        let keys = self.projected.keys.as_ref()?;
-        let from = (self.first + row) * keys.ncols() + self.columns.start;
-        Some((&keys.as_slice()?[from..], keys.ncols()))
+    /// PosK/s from a row on.
+    fn keys(&self, row: usize) -> Option<&[S]> {
+        self.from(row, self.projected.keys.as_ref()?)
     }
 
-    /// PosQᵀ from a row on, and from dimension to dimension.
-    fn queries(&self, row: usize) -> Option<(&[S], usize)> {
-        let queries = self.projected.queries.as_ref()?;
-        let from = self.columns.start * queries.ncols() + self.first + row;
-        Some((&queries.as_slice()?[from..], queries.ncols()))
+    /// PosQ from a row on.
+    fn queries(&self, row: usize) -> Option<&[S]> {
+        self.from(row, self.projected.queries.as_ref()?)
+    }
+
+    fn from<'a>(&self, row: usize, projected: &'a Array3<S>) -> Option<&'a [S]> {
+        let (_, rows, size) = projected.dim();
+        projected.as_slice()?.get((self.head * rows + self.first + row) * size..)
     }
 }
 
@@ -304,7 +304,7 @@ struct Job<'a, S> {
     width: usize,
     /// K/s, [length, D]
     keys: Vec<S>,
-    /// V, [length, width]
+    /// V in panels, [width/16, length, 16]
     values: Vec<S>,
     position: Option<OfHead<'a, S>>,
     p2c: Option<PositionToContent<S>>,
@@ -315,7 +315,7 @@ struct PositionToContent<S> {
     /// [length, width]
     scores: Vec<S>,
     width: usize,
-    /// The row at which the scores begin, for each tile of keys.
+    /// The row at which the scores begin, for each sixteen keys.
     starts: Vec<usize>,
 }
 
@@ -331,9 +331,12 @@ impl<'a, S: Real> Job<'a, S> {
         let mut job =
             Job { length, size, width, keys: take(length * size), values: take(length * width), position, p2c: None };
         job.keys.chunks_mut(size).zip(keys.rows()).for_each(|(to, key)| copy(key, to));
-        for (to, value) in job.values.chunks_mut(width).zip(values.rows()) {
-            copy(value, to);
-            to[size..].fill(S::zero());
+        let columns = (0..size).step_by(LANES).map(|d| values.slice(s![.., d..size.min(d + LANES)]));
+        for (panel, columns) in job.values.chunks_mut(length * LANES).zip(columns) {
+            for (to, value) in panel.chunks_mut(LANES).zip(columns.rows()) {
+                copy(value, to);
+                to[value.len()..].fill(S::zero());
+            }
         }
         job.p2c = job.position_to_content(block);
         job
@@ -350,37 +353,27 @@ impl<'a, S: Real> Job<'a, S> {
     fn position_to_content(&self, block: &Range<usize>) -> Option<PositionToContent<S>> {
         let position = self.position.as_ref()?;
         position.projected.queries.as_ref()?;
-        let step = S::tile_rows();
-        let tiles = || (0..self.length).step_by(step).map(|from| from..self.length.min(from + step));
+        let some_keys = || (0..self.length).step_by(LANES).map(|from| from..self.length.min(from + LANES));
         // Whole vectors of queries, as `attend` takes them.
         let last = (block.start + block.len().next_multiple_of(LANES) - 1) as isize;
         let window = |keys: &Range<usize>| {
             position.distances.window(block.start as isize - (keys.end as isize - 1), last - keys.start as isize)
         };
-        let width = tiles().map(|keys| window(&keys).len()).max().unwrap_or(0).next_multiple_of(LANES);
+        let width = some_keys().map(|keys| window(&keys).len()).max().unwrap_or(0);
+        let (mut panel, mut of_rows) = (take(self.size * LANES), take(width * LANES));
         let mut scores = take(self.length * width);
-        let mut starts = Vec::with_capacity(self.length.div_ceil(step));
-        for keys in tiles() {
+        let mut starts = Vec::with_capacity(self.length.div_ceil(LANES));
+        for (keys, scores) in some_keys().zip(scores.chunks_mut(LANES * width)) {
             let window = window(&keys);
-            let (x, x_depth) = position.queries(window.start)?;
-            let tile = Tiles {
-                depth: self.size,
-                rows: keys.len(),
-                panels: window.len().div_ceil(LANES),
-                a: &self.keys[keys.start * self.size..],
-                a_row: self.size,
-                a_depth: 1,
-                x,
-                x_depth,
-                x_panel: LANES,
-                c_row: width,
-                c_panel: LANES,
-                accumulates: false,
-                ahead: 0,
-            };
-            tile.compute(&mut scores[keys.start * width..]);
+            let of_keys = &self.keys[keys.start * self.size..keys.end * self.size];
+            to_lanes(&of_keys.chunks(self.size).collect::<Vec<_>>(), panel.as_chunks_mut().0);
+            let of_rows = &mut of_rows[..window.len() * LANES];
+            self.score(position.queries(window.start)?, window.len(), &panel, of_rows);
+            to_rows(of_rows.as_chunks().0, &mut scores.chunks_mut(width).collect::<Vec<_>>());
             starts.push(window.start);
         }
+        give(panel);
+        give(of_rows);
         Some(PositionToContent { scores, width, starts })
     }
 
@@ -392,29 +385,31 @@ impl<'a, S: Real> Job<'a, S> {
         to_lanes(&rows, panel.as_chunks_mut().0);
         // 2. The scores, [length, 16].
         let mut scores = take(self.length * LANES);
-        self.score(&self.keys, self.size, self.length, &panel, &mut scores);
+        self.score(&self.keys, self.length, &panel, &mut scores);
         self.add_content_to_position(first, &panel, scores.as_chunks_mut().0);
         self.add_position_to_content(first, scores.as_chunks_mut().0);
         give(panel);
         // 3. Their exponentials, and the values that these weigh.
         let sums = exponentials(scores.as_chunks_mut().0);
         let mut context = take(queries.nrows() * self.width);
-        let tile = Tiles {
-            depth: self.length,
-            rows: queries.nrows(),
-            panels: self.width / LANES,
-            a: &scores,
-            a_row: 1,
-            a_depth: LANES,
-            x: &self.values,
-            x_depth: self.width,
-            x_panel: LANES,
-            c_row: self.width,
-            c_panel: LANES,
-            accumulates: false,
-            ahead: 0,
-        };
-        tile.compute(&mut context);
+        for keys in (0..self.length).step_by(VALUES) {
+            let tiles = Tiles {
+                depth: VALUES.min(self.length - keys),
+                rows: queries.nrows(),
+                panels: self.width / LANES,
+                a: &scores[keys * LANES..],
+                a_row: 1,
+                a_depth: LANES,
+                x: &self.values[keys * LANES..],
+                x_depth: LANES,
+                x_panel: self.length * LANES,
+                c_row: self.width,
+                c_panel: LANES,
+                accumulates: keys > 0,
+                ahead: 0,
+            };
+            tiles.compute(&mut context);
+        }
         give(scores);
         for (context, sum) in context.chunks_mut(self.width).zip(sums) {
             let share = 1.0 / sum;
@@ -423,14 +418,14 @@ impl<'a, S: Real> Job<'a, S> {
         context
     }
 
-    /// `rows` of some kind against the queries of a panel, [rows, 16].
-    fn score(&self, rows: &[S], step: usize, count: usize, panel: &[S], scores: &mut [S]) {
-        let tile = Tiles {
+    /// The first `count` of `rows`, each of D numbers, against those of a panel, [count, 16].
+    fn score(&self, rows: &[S], count: usize, panel: &[S], scores: &mut [S]) {
+        let tiles = Tiles {
             depth: self.size,
             rows: count,
             panels: 1,
             a: rows,
-            a_row: step,
+            a_row: self.size,
             a_depth: 1,
             x: panel,
             x_depth: LANES,
@@ -440,16 +435,16 @@ impl<'a, S: Real> Job<'a, S> {
             accumulates: false,
             ahead: 0,
         };
-        tile.compute(scores);
+        tiles.compute(scores);
     }
 
     fn add_content_to_position(&self, first: usize, panel: &[S], scores: &mut [Lanes<S>]) {
         let Some(position) = &self.position else { return };
         let (first, length) = (first as isize, self.length as isize);
         let window = position.distances.window(first - (length - 1), first + LANES as isize - 1);
-        let Some((keys, step)) = position.keys(window.start) else { return };
+        let Some(keys) = position.keys(window.start) else { return };
         let mut of_rows = take(window.len() * LANES);
-        self.score(keys, step, window.len(), panel, &mut of_rows);
+        self.score(keys, window.len(), panel, &mut of_rows);
         let terms_of: &[Lanes<S>] = of_rows.as_chunks().0;
         let mut of_distances = [[S::zero(); LANES]; KEYS + LANES - 1];
         let mut space = of_distances;
@@ -467,11 +462,11 @@ impl<'a, S: Real> Job<'a, S> {
     fn add_position_to_content(&self, first: usize, scores: &mut [Lanes<S>]) {
         let (Some(position), Some(p2c)) = (&self.position, &self.p2c) else { return };
         let distances = position.distances;
-        let tiles = scores.chunks_mut(S::tile_rows()).zip(&p2c.starts);
+        let blocks = scores.chunks_mut(LANES).zip(&p2c.starts);
         let of_keys = p2c.scores.chunks(p2c.width);
         // The distance of the first query from the first key; it falls by one from key to key.
         let from = distances.at(first as isize);
-        let scores = tiles.flat_map(|(scores, start)| scores.iter_mut().map(move |score| (score, start)));
+        let scores = blocks.flat_map(|(scores, start)| scores.iter_mut().map(move |score| (score, start)));
         for (((score, start), of_rows), x) in scores.zip(of_keys).zip((0..=from).rev()) {
             let rows = &distances.rows[x..x + LANES];
             let at = rows[0] - start;
