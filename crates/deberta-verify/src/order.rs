@@ -47,6 +47,12 @@ pub(crate) fn is_list(name: &str) -> bool {
     name.starts_with("hidden_states.") || name.starts_with("attentions.")
 }
 
+/// Whether this is what a module returned when it ran again, `path:2`, `path:3` …: our dumps call it so, and nothing that is
+/// expected goes by such a name.
+pub fn is_repeat(name: &str) -> bool {
+    name.rsplit_once(':').and_then(|(_, call)| call.parse::<u32>().ok()).is_some_and(|call| call > 1)
+}
+
 /// The one spelling of a module path: with the prefix `deberta.`, and without the class name that some tools put in
 /// front. `encoder.layer.0` and `DebertaV2Model.encoder.layer.0` are both `deberta.encoder.layer.0`.
 pub fn canonical(name: &str) -> String {
@@ -461,6 +467,12 @@ mod tests {
         assert_eq!(canonical("DebertaV2Model.encoder.layer.3.attention.self.query_proj"), name);
         assert_eq!(canonical("DebertaV2ForMaskedLM.deberta.encoder.layer.3.attention.self.query_proj"), name);
         assert_eq!(canonical("logits"), "logits");
+    }
+
+    #[test]
+    fn a_second_call_is_no_foreign_name() {
+        assert!(is_repeat("deberta.encoder.LayerNorm:2") && is_repeat("encoder.conv:13"));
+        assert!(!is_repeat("layer_._3/query_proj/BiasAdd:0") && !is_repeat("a:b") && !is_repeat("logits"));
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl Wanted {
     fn of(golden: &Dump, guess: bool) -> Self {
         let foreign = |(name, tensor): (&str, &Tensor)| {
             let spelled = || spellings(golden, name).iter().any(|s| Position::of(s).is_known());
-            let known = order::role(name) == Role::Input || spelled();
+            let known = order::role(name) == Role::Input || order::is_repeat(name) || spelled();
             (guess && !known).then(|| tensor.len())
         };
         Self {

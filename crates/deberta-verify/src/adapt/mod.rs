@@ -2,7 +2,8 @@
 //!
 //! 1. A rename file ([`Renames`]) says what a tensor is: it has the first and the last word.
 //! 2. Known dialects (`dialect`) are translated: Microsoft's, TensorFlow's, Keras', wrappers of training programs.
-//! 3. What is still foreign is matched by shape and value (`guess`), which is said of every tensor it happens to.
+//! 3. What is still foreign is matched by shape and value (`guess`), which is said of every tensor it happens to. What a
+//!    module of a known name returned when it ran again is not foreign: it has no counterpart.
 //! 4. A matched tensor of another shape is read in the layout that makes it the expected one (`layout`).
 //!
 //! What was done is noted, in a sentence a step; nothing that already matches is touched.
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use rename::Renames;
 
-use crate::order::{self, Role, canonical, spelling};
+use crate::order::{self, Role, canonical, is_repeat, spelling};
 use crate::tensor::{Dump, Tensor};
 
 /// How a tensor got its name.
@@ -141,7 +142,7 @@ fn by_dialect(expected: &Dump, actual: &mut Dump, adapted: &mut Adapted) {
 fn by_guess(expected: &Dump, actual: &mut Dump, adapted: &mut Adapted) {
     let found = {
         let (wanted, foreign): (Vec<_>, Vec<_>) =
-            (unmatched(expected, actual).collect(), unmatched(actual, expected).collect());
+            (unmatched(expected, actual).collect(), unmatched(actual, expected).filter(|t| !is_repeat(t.0)).collect());
         guess::guess(&wanted, &foreign, layout::heads(expected))
     };
     for found in &found {
