@@ -286,6 +286,11 @@ impl Checkpoint {
         }
     }
 
+    /// Lets the system take back the memory that a tensor of a mapped file takes. Reading it again is as good, but slower.
+    pub fn release(&self, tensor: &TensorInfo) {
+        self.storages.release(tensor.storage);
+    }
+
     /// A reader of parts of a tensor, for those too large to gather whole.
     pub(crate) fn reader<'c, 't>(&'c self, tensor: &'t TensorInfo) -> Result<TensorReader<'c, 't>, Error> {
         if self.format == Format::TensorBundle {

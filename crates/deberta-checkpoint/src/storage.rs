@@ -60,6 +60,22 @@ impl MappedFile {
         SharedBytes(self.map.clone())
     }
 
+    /// Lets the system take back the memory that a part of the file was read into; whoever reads it again, reads it from the
+    /// file.
+    #[cfg(unix)]
+    pub fn release(&self, range: Range<usize>) {
+        let Some(map) = self.map.as_deref().filter(|_| range.end <= self.bytes().len() && !range.is_empty()) else {
+            return;
+        };
+        // SAFETY: the map is of a file and only read, so no value is lost with its pages: they are filled from the file again.
+        // That the system may refuse harms nothing.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+    }
+
+    /// Where pages cannot be given back, they stay.
+    #[cfg(not(unix))]
+    pub fn release(&self, _range: Range<usize>) {}
+
     /// Its size in bytes.
     pub fn len(&self) -> u64 {
         self.bytes().len() as u64
@@ -142,6 +158,13 @@ impl Storages {
     /// The file a storage comes from.
     pub fn file(&self, storage: usize) -> &MappedFile {
         &self.files[self.list[storage].file]
+    }
+
+    /// Lets the system take back the memory of a storage that is mapped.
+    pub fn release(&self, index: usize) {
+        if let Kind::Mapped(range) = &self.list[index].kind {
+            self.file(index).release(range.clone());
+        }
     }
 
     /// The bytes of a storage.

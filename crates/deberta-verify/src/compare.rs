@@ -207,6 +207,9 @@ pub fn compare(expected: &Dump, actual: &Dump, options: &Options<'_>) -> Result<
     for pair in &pairs {
         let row = run.compare_pair(pair);
         run.rows.push(row);
+        // A trace of a long text is larger than what has to be in memory at once.
+        pair.expected.release();
+        pair.actual.release();
     }
     let matched: BTreeSet<&str> = pairs.iter().flat_map(|p| [p.expected_name, p.actual_name]).collect();
     let unmatched = |dump: &Dump| {

@@ -26,4 +26,4 @@ pub use compare::{Comparison, Difference, Finding, Options, Positions, Row, Verd
 pub use diagnose::{Cause, Knowledge, Weights};
 pub use error::VerifyError;
 pub use heat_map::{HeatMap, Panel};
-pub use tensor::{Dtype, Dump, Keeper, Origin, Tensor};
+pub use tensor::{Dtype, Dump, Keep, Origin, Tensor};

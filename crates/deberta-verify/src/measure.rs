@@ -208,7 +208,7 @@ fn magnitudes(x: &[f64], layout: &Layout, kind: Magnitude, number: impl Fn(f64) 
             let floor = row.max(whole);
             for c in 0..layout.columns {
                 let k = layout.at(g, r, c);
-                magnitude[k] = own(k).hypot(floor);
+                magnitude[k] = (own(k) * own(k) + floor * floor).sqrt();
             }
         }
     }

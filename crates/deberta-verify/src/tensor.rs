@@ -1,7 +1,8 @@
 //! Named tensors as a file or a program gives them: values stay in their dtype, and in the file, until they are needed.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -113,14 +114,26 @@ impl std::fmt::Display for Dtype {
 }
 
 /// Whoever keeps the bytes of a tensor: a mapped file, a vector, a reader of some other format.
-pub type Keeper = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub trait Keep: Send + Sync {
+    /// The bytes, the same every time.
+    fn bytes(&self) -> &[u8];
+
+    /// Says that they are not needed for now: what is mapped may leave the memory.
+    fn release(&self) {}
+}
+
+impl Keep for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
 
 /// A tensor: its shape, its dtype, and its values in little-endian bytes, mapped or owned. Cheap to clone.
 #[derive(Clone)]
 pub struct Tensor {
     dtype: Dtype,
     shape: Vec<usize>,
-    keeper: Keeper,
+    keeper: Arc<dyn Keep>,
     /// Where in the keeper's bytes its own are.
     range: Range<usize>,
 }
@@ -141,31 +154,63 @@ impl Tensor {
         name: &str,
         dtype: Dtype,
         shape: Vec<usize>,
-        keeper: Keeper,
+        keeper: Arc<dyn Keep>,
         range: Range<usize>,
     ) -> Result<Self, VerifyError> {
-        let within = (*keeper).as_ref().get(range.clone()).map_or(0, <[u8]>::len);
+        let within = keeper.bytes().get(range.clone()).map_or(0, <[u8]>::len);
         check_length(name, dtype, &shape, within)?;
         Ok(Self { dtype, shape, keeper, range })
     }
 
     /// A copy of an `f64` array.
     pub fn from_f64(array: &ArrayD<f64>) -> Self {
-        Self::owned(Dtype::F64, array.shape(), array.iter().flat_map(|x| x.to_le_bytes()).collect())
+        Self::owned(
+            Dtype::F64,
+            array.shape(),
+            array.iter().map(|x| x.to_le_bytes()).collect::<Vec<_>>().into_flattened(),
+        )
     }
 
     /// A copy of an `f32` array.
     pub fn from_f32(array: &ArrayD<f32>) -> Self {
-        Self::owned(Dtype::F32, array.shape(), array.iter().flat_map(|x| x.to_le_bytes()).collect())
+        Self::owned(
+            Dtype::F32,
+            array.shape(),
+            array.iter().map(|x| x.to_le_bytes()).collect::<Vec<_>>().into_flattened(),
+        )
     }
 
     /// A copy of an `i64` array.
     pub fn from_i64(array: &ArrayD<i64>) -> Self {
-        Self::owned(Dtype::I64, array.shape(), array.iter().flat_map(|x| x.to_le_bytes()).collect())
+        Self::owned(
+            Dtype::I64,
+            array.shape(),
+            array.iter().map(|x| x.to_le_bytes()).collect::<Vec<_>>().into_flattened(),
+        )
     }
 
     fn owned(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
         Self { dtype, shape: shape.to_vec(), range: 0..bytes.len(), keeper: Arc::new(bytes) }
+    }
+
+    /// Says that the values are not needed for now.
+    pub fn release(&self) {
+        self.keeper.release();
+    }
+
+    /// Whether `other` has the same shape and the same bits.
+    fn is(&self, other: &Self) -> bool {
+        self.dtype == other.dtype && self.shape == other.shape && self.data() == other.data()
+    }
+
+    /// The same for tensors of the same bits, and hardly ever for others.
+    fn fingerprint(&self) -> u64 {
+        let data = self.data();
+        let step = (data.len() / SAMPLES).max(1);
+        let mut hasher = DefaultHasher::new();
+        (&self.shape, data.len()).hash(&mut hasher);
+        data.iter().step_by(step | 1).for_each(|byte| byte.hash(&mut hasher));
+        hasher.finish()
     }
 
     /// The dtype that the values are stored in.
@@ -189,7 +234,7 @@ impl Tensor {
     }
 
     fn data(&self) -> &[u8] {
-        (*self.keeper).as_ref().get(self.range.clone()).unwrap_or_default()
+        self.keeper.bytes().get(self.range.clone()).unwrap_or_default()
     }
 
     /// The values in row-major order, widened to `f64`. Exact for every float dtype and for integers below 2^53.
@@ -253,6 +298,9 @@ impl std::fmt::Debug for Tensor {
     }
 }
 
+/// How many bytes a fingerprint is made of.
+const SAMPLES: usize = 4096;
+
 fn widen(dtype: Dtype, c: &[u8]) -> f64 {
     match (dtype, c) {
         (Dtype::F64, &[a, b, c, d, e, f, g, h]) => f64::from_le_bytes([a, b, c, d, e, f, g, h]),
@@ -290,6 +338,8 @@ pub struct Dump {
     tensors: BTreeMap<String, Tensor>,
     metadata: BTreeMap<String, String>,
     origins: BTreeMap<String, Origin>,
+    /// Tensors by their fingerprint.
+    prints: HashMap<u64, Vec<Tensor>>,
 }
 
 /// Where a tensor that is compared under another name has it from.
@@ -310,6 +360,17 @@ impl Dump {
     /// Adds a tensor, in the place of one of the same name.
     pub fn insert(&mut self, name: impl Into<String>, tensor: Tensor) {
         self.tensors.insert(name.into(), tensor);
+    }
+
+    /// Adds a tensor; of those that were added in this way, ones of the same bits are kept once. A model hands out many under two
+    /// names, such as a layer norm and the dropout behind it.
+    pub fn insert_once(&mut self, name: impl Into<String>, tensor: Tensor) {
+        let alike = self.prints.entry(tensor.fingerprint()).or_default();
+        let kept = alike.iter().find(|kept| kept.is(&tensor)).cloned();
+        if kept.is_none() {
+            alike.push(tensor.clone());
+        }
+        self.insert(name, kept.unwrap_or(tensor));
     }
 
     /// Takes a tensor out.

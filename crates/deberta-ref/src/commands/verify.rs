@@ -97,6 +97,8 @@ fn on_cpu<T: Real + Element>(
     head: Head,
 ) -> anyhow::Result<Dump> {
     let model = directory.load::<T>(head, args.model.profile)?;
+    // What was widened is not needed again, and what was not is read from the file again.
+    directory.checkpoint().tensors().for_each(|tensor| directory.checkpoint().release(tensor));
     computed(args, head, golden, |inputs, keep, trace| {
         let outputs = model.forward(inputs, keep, trace);
         outputs.map_err(|source| deberta_ref::Error::Model { path: args.golden.clone(), source })
@@ -123,7 +125,7 @@ fn computed<T: Real>(
             dump.insert(name, mask.clone());
         }
     }
-    outputs.for_each(|name, value| dump.insert(name, tensor(&value)));
+    outputs.for_each(|name, value| dump.insert_once(name, tensor(&value)));
     Ok(dump)
 }
 
@@ -168,7 +170,7 @@ impl<T: Real> Observer<T> for Recorder<'_> {
 
     fn observe(&mut self, path: &str, value: ArrayViewD<'_, T>) {
         if self.wanted.sizes.contains(&value.len()) || self.wanted.names.contains(&canonical(path)) {
-            self.dump.insert(path, tensor(&value));
+            self.dump.insert_once(path, tensor(&value));
         }
     }
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use deberta_checkpoint::{Checkpoint, Format, TensorInfo};
-use deberta_verify::{Dtype, Dump, Tensor};
+use deberta_verify::{Dtype, Dump, Keep, Tensor};
 use safetensors::Dtype as Stored;
 
 use crate::error::Error;
@@ -158,12 +158,18 @@ struct InPlace {
     index: usize,
 }
 
-impl AsRef<[u8]> for InPlace {
-    fn as_ref(&self) -> &[u8] {
+impl Keep for InPlace {
+    fn bytes(&self) -> &[u8] {
         let tensor = self.checkpoint.tensors().nth(self.index);
         match tensor.map(|t| self.checkpoint.read(t)) {
             Some(Ok(Cow::Borrowed(bytes))) => bytes,
             _ => &[],
+        }
+    }
+
+    fn release(&self) {
+        if let Some(tensor) = self.checkpoint.tensors().nth(self.index) {
+            self.checkpoint.release(tensor);
         }
     }
 }
