@@ -1,4 +1,4 @@
-"""Clean dumps of models of random sizes: they have to pass. Then one element of one head is moved: it has to fail."""
+"""Clean dumps of models of random sizes, whole and of outputs alone: they have to pass. Then one element of one head is moved: it has to fail."""
 
 import copy
 import json
@@ -17,6 +17,8 @@ from dump_activations import DTYPES, about, dump
 TIMES = 10.0
 # Tensors whose last axes belong to heads; the first axis of what is returned by `of_head` is the head's elements.
 OF_HEADS = ("c2c", "c2p", "p2c", "scores", "probs", "query_proj", "key_proj", "value_proj", "self")
+
+OUTPUTS = ("hidden_states.", "attentions.", "last_hidden_state")
 
 
 def draw(seed):
@@ -81,11 +83,15 @@ def one(seed, dtype, options, scratch):
     exact = dump(copy.deepcopy(model).double(), inputs, expected)
     written = dump(model.to(DTYPES[dtype]), inputs, actual)
     what = f"{dtype} hidden {setting.config['hidden_size']} length {setting.length} table {setting.table} gain {setting.gain}"
+    outputs = scratch / "outputs"
+    save_file({k: v for k, v in written.items() if k in inputs or k.startswith(OUTPUTS)}, str(outputs), metadata=about(model))
     failed = []
-    for command in (("compare", expected, actual), ("verify", "--model", directory, "--golden", actual)):
+    for command in (
+        ("compare", expected, actual), ("verify", "--model", directory, "--golden", actual), ("compare", expected, outputs),
+    ):  # fmt: skip
         said = ask(options.binary, *command)
         if said["verdict"] != "within":
-            failed.append(f"{command[0]}: {said['verdict']}, {said['first_divergent']}")
+            failed.append(f"{command[0]} {Path(command[-1]).name}: {said['verdict']}, {said['first_divergent']}")
     found = {}
     for size in ("largest", "rms"):
         name, tensors = move_one(written, exact, setting.config["num_attention_heads"], r, size)

@@ -1,6 +1,8 @@
 //! Judges one pair of tensors after another: each by its budget, which follows from those before it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod level;
+
+use std::collections::BTreeMap;
 
 use crate::budget::{self, Operation};
 use crate::compare::{Difference, Finding, Options, Pair, Row};
@@ -8,6 +10,7 @@ use crate::mask::Mask;
 use crate::measure::{self, Errors, Layout, Magnitude};
 use crate::order;
 use crate::tensor::{Dtype, Dump, Tensor};
+use level::Level;
 
 /// What earlier tensors tell about later ones.
 pub(crate) struct Run<'a> {
@@ -30,7 +33,7 @@ struct Seen {
     noise: f64,
     rms: f64,
     /// What was allowed.
-    level: f64,
+    level: Level,
 }
 
 impl<'a> Run<'a> {
@@ -132,7 +135,7 @@ impl<'a> Run<'a> {
             errors.noise
         } else {
             let (sources, _) = self.sources(name);
-            sources.iter().map(|s| self.noise[s].noise).fold(judged.level.min(errors.noise) / 8.0, f64::min)
+            sources.iter().map(|s| self.noise[s].noise).fold(judged.level.noise.min(errors.noise) / 8.0, f64::min)
         };
         self.noise.entry(name.to_owned()).or_insert(Seen { noise, rms: errors.rms, level: judged.level });
     }
@@ -149,21 +152,21 @@ impl<'a> Run<'a> {
             let least = Operation::of(&pair.canonical).line().own(dtype.unit_roundoff());
             let bound = budget::REFERENCE_MULTIPLE * own;
             let budgets = errors.magnitude.iter().map(|m| bound.max(least * m)).collect();
-            return Judged::new(errors, budgets, f64::INFINITY, Finding::Reference);
+            return Judged::new(errors, budgets, Level::NONE, Finding::Reference);
         }
         if let Some(budgets) = x.iter().map(|&x| self.options.tolerance(x)).collect::<Option<Vec<f64>>>() {
-            return Judged::new(errors, budgets, f64::INFINITY, Finding::Tolerance);
+            return Judged::new(errors, budgets, Level::NONE, Finding::Tolerance);
         }
         if !dtype.is_float() {
-            return Judged::new(errors, vec![0.0; x.len()], f64::INFINITY, Finding::Element);
+            return Judged::new(errors, vec![0.0; x.len()], Level::NONE, Finding::Element);
         }
         if dtype == Dtype::F64 {
             let budgets = errors.magnitude.iter().map(|m| budget::F64_ABSOLUTE * m.max(1.0)).collect();
-            return Judged::new(errors, budgets, f64::INFINITY, Finding::Element);
+            return Judged::new(errors, budgets, Level::NONE, Finding::Element);
         }
-        let level = self.level(&pair.canonical, x, dtype.unit_roundoff());
+        let level = self.level(pair, x, dtype.unit_roundoff());
         let element: Vec<f64> =
-            errors.magnitude.iter().map(|m| (budget::ELEMENT * level * m).max(dtype.underflow())).collect();
+            errors.magnitude.iter().map(|m| (budget::ELEMENT * level.element * m).max(dtype.underflow())).collect();
         let judged = Judged::new(errors, element, level, Finding::Element);
         if judged.finding != Finding::Within {
             return judged;
@@ -184,11 +187,11 @@ impl<'a> Run<'a> {
         let (relative, absolute) = match judged.test {
             Finding::Tolerance | Finding::Reference => (0.0, floor),
             _ if dtype == Dtype::F64 || !dtype.is_float() => (budget::F64_ABSOLUTE, budget::F64_ABSOLUTE),
-            _ => (budget::ELEMENT * judged.level, dtype.underflow()),
+            _ => (budget::ELEMENT * judged.level.element, dtype.underflow()),
         };
         Yardstick {
             name: pair.canonical.clone(),
-            level: judged.level,
+            level: judged.level.noise,
             relative,
             absolute,
             unit: dtype.unit_roundoff(),
@@ -203,91 +206,6 @@ impl<'a> Run<'a> {
         }
         let distance = reference.values().zip(x).map(|(r, x)| (r - x).abs()).filter(|d| d.is_finite());
         Some(distance.fold(0.0, f64::max))
-    }
-
-    /// The noise that rounding explains in this tensor: see [`crate::budget`].
-    fn level(&self, name: &str, x: &[f64], u: f64) -> f64 {
-        let (sources, skipped) = self.sources(name);
-        let operation = match Operation::of(name) {
-            // Where the scores and probabilities were not dumped, the copy is the softmax itself.
-            Operation::Copy if name.starts_with("attentions.") && skipped > 0 => Operation::Softmax,
-            operation => operation,
-        };
-        let line = operation.line();
-        if sources.is_empty() {
-            return match operation {
-                Operation::Lookup => line.own(u),
-                _ => budget::unseen(u, depth(name, &self.expected)),
-            };
-        }
-        if operation == Operation::Copy && skipped == 0 {
-            let allowed = sources.iter().map(|s| self.noise[s].level).filter(|l| l.is_finite()).fold(0.0, f64::max);
-            return line.own(u) + line.growth * allowed;
-        }
-        let carried = match operation {
-            Operation::Softmax => self.noise_of_scores(x, &sources),
-            Operation::Norm if skipped == 0 => self.noise_of_normalised(&sources),
-            _ => sources.iter().map(|s| self.noise[s].noise).fold(0.0, f64::max),
-        };
-        // Operations between this tensor and the ones it is judged from add their own noise independently.
-        let hops = (1.0 + skipped as f64).sqrt();
-        let unseen = if skipped == 0 { line.own(u) } else { Operation::Product.line().own(u).max(line.own(u)) };
-        hops * (unseen + line.growth * carried)
-    }
-
-    /// The nearest tensors of the dump that `name` is computed from, and the number of operations passed on the way.
-    fn sources(&self, name: &str) -> (Vec<String>, usize) {
-        let (mut found, mut asked, mut skipped) = (BTreeSet::new(), BTreeSet::new(), 0);
-        let mut queue = order::inputs(name, self.conv);
-        while let Some(input) = queue.pop() {
-            if self.noise.contains_key(&input) {
-                found.insert(input);
-            } else if asked.insert(input.clone()) {
-                let inputs = order::inputs(&input, self.conv);
-                if Operation::of(&input) != Operation::Copy {
-                    skipped += usize::from(!inputs.is_empty());
-                }
-                queue.extend(inputs);
-            }
-        }
-        (found.into_iter().collect(), skipped)
-    }
-
-    /// Softmax turns the absolute error of a score into the relative error of a probability. Where the scores were not
-    /// dumped, the logarithms of the probabilities say how far apart they were.
-    fn noise_of_scores(&self, x: &[f64], sources: &[String]) -> f64 {
-        if let [scores] = sources
-            && scores.ends_with(".scores")
-        {
-            let seen = self.noise[scores];
-            return seen.noise * seen.rms.max(1.0);
-        }
-        let positive = x.iter().filter(|p| **p > f64::from(f32::MIN_POSITIVE));
-        let (low, high) = positive.fold((1.0f64, 0.0f64), |(l, h), &p| (l.min(p), h.max(p)));
-        let spread = if high > low { (high / low).ln() } else { 1.0 };
-        spread.max(1.0) * sources.iter().map(|s| self.noise[s].noise).fold(0.0, f64::max)
-    }
-
-    /// A layer norm divides by the standard deviation of the sum that it normalises, which may be smaller than its terms.
-    fn noise_of_normalised(&self, sources: &[String]) -> f64 {
-        let absolute = sources.iter().map(|s| self.noise[s]).map(|s| s.noise * s.rms).fold(0.0, f64::hypot);
-        let relative = sources.iter().map(|s| self.noise[s].noise).fold(0.0, f64::max);
-        let terms: Vec<&Tensor> = sources.iter().filter_map(|s| self.expected.get(s).copied()).collect();
-        if terms.len() < 2 || terms.iter().any(|t| t.shape() != terms[0].shape()) {
-            return relative;
-        }
-        let mut sum: Vec<f64> = terms[0].values().collect();
-        for term in &terms[1..] {
-            sum.iter_mut().zip(term.values()).for_each(|(s, t)| *s += t);
-        }
-        let columns = terms[0].shape().last().copied().unwrap_or(1).max(1);
-        let deviation = |row: &[f64]| {
-            let mean = row.iter().sum::<f64>() / row.len() as f64;
-            row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / row.len() as f64
-        };
-        let rows: Vec<f64> = sum.chunks(columns).map(deviation).filter(|v| *v > 0.0).collect();
-        let typical = (rows.iter().sum::<f64>() / rows.len().max(1) as f64).sqrt();
-        if typical > 0.0 { relative.max(absolute / typical) } else { relative }
     }
 }
 
@@ -391,13 +309,13 @@ struct Judged {
     /// The test that was applied to elements.
     test: Finding,
     budgets: Vec<f64>,
-    level: f64,
+    level: Level,
     finding: Finding,
     beyond: Vec<usize>,
 }
 
 impl Judged {
-    fn new(errors: &Errors, budgets: Vec<f64>, level: f64, test: Finding) -> Self {
+    fn new(errors: &Errors, budgets: Vec<f64>, level: Level, test: Finding) -> Self {
         let beyond: Vec<usize> = errors
             .error
             .iter()
@@ -408,7 +326,7 @@ impl Judged {
             .collect();
         let finding = match () {
             () if !errors.non_finite.is_empty() => Finding::NonFinite,
-            () if !within(errors.noise, level) => Finding::Level,
+            () if !within(errors.noise, level.noise) => Finding::Level,
             () if !beyond.is_empty() => test,
             () => Finding::Within,
         };
@@ -416,7 +334,7 @@ impl Judged {
             Finding::NonFinite => errors.non_finite.clone(),
             // The level is that of the tensor; the elements that make it up are those above the average allowed.
             Finding::Level if beyond.is_empty() => {
-                (0..errors.error.len()).filter(|&k| errors.error[k].abs() > level * errors.magnitude[k]).collect()
+                (0..errors.error.len()).filter(|&k| errors.error[k].abs() > level.noise * errors.magnitude[k]).collect()
             }
             _ => beyond,
         };
@@ -449,7 +367,7 @@ fn fill(row: &mut Row, x: &[f64], y: &[f64], errors: &Errors, judged: &Judged) {
         _ => largest.filter(|&k| !within(ratio(k), 1.0)).or_else(furthest),
     };
     row.budget = match (judged.finding, worst) {
-        (Finding::Level, _) => row.max_abs * judged.level / errors.noise,
+        (Finding::Level, _) => row.max_abs * judged.level.noise / errors.noise,
         (_, Some(k)) => judged.budgets[k],
         (_, None) => 0.0,
     };
@@ -474,16 +392,6 @@ fn is_attention_matrix(name: &str) -> bool {
 fn has_heads(name: &str) -> bool {
     name.ends_with("attention.self")
         || ["query_proj", "key_proj", "value_proj"].iter().any(|s| name.ends_with(s)) && name.contains(".self.")
-}
-
-fn depth(name: &str, expected: &BTreeMap<String, &Tensor>) -> usize {
-    let layer = |n: &str| {
-        let digits = n.strip_prefix("hidden_states.").or_else(|| n.strip_prefix("attentions."));
-        let digits = digits.or_else(|| n.strip_prefix("deberta.encoder.layer."))?;
-        digits.split('.').next()?.parse::<usize>().ok()
-    };
-    // A head's output knows no layer; where the dump shows none, 24 is the deepest of the published models bar one.
-    layer(name).unwrap_or_else(|| expected.keys().filter_map(|n| layer(n)).max().unwrap_or(24))
 }
 
 /// What a whole dump was computed in: the coarsest dtype that at least a third of its computed tensors fit in.
