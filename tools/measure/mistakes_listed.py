@@ -352,7 +352,7 @@ def norms(model, function):
             replace(module, forward=function)
 
 
-@mistake("variance as E[x²] − E[x]²", "offset", "")
+@mistake("variance as E[x²] − E[x]²", "offset", "layer-norm-variance-of-squares")
 def _(model):
     def forward(self, x):
         mean, square = x.mean(-1, keepdim=True), (x * x).mean(-1, keepdim=True)
@@ -461,7 +461,7 @@ def _(model):
     replace(model.pooler, forward=forward)
 
 
-@mistake("masked-lm head left random", "masked-lm masked-lm-new", "")
+@mistake("masked-lm head left random", "masked-lm masked-lm-new", "head-not-loaded")
 def _(model):
     g = torch.Generator().manual_seed(77)
     with torch.no_grad():

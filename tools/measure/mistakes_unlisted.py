@@ -52,8 +52,8 @@ attention("a linear bias on distance", "v3", c2c=lambda self, q, k: q @ k.transp
 attention("a window of 8 keys", "v3-unpadded", visible=lambda self, mask: mask.bool() & ((torch.arange(mask.shape[-1])[:, None] - torch.arange(mask.shape[-1])).abs() < 8))
 attention("the mask of another sequence", "v3 unshared", visible=lambda self, mask: mask.bool().roll(1, 0))
 attention("c2p of the neighbouring head", "v3", c2p=lambda self, q, k, pk, pq, index: self.take(q @ pk.roll(1, 1).transpose(-1, -2), index))
-attention("p2c counted twice", "v3 unshared", p2c=lambda self, q, k, pk, pq, index: 2 * SteppedAttention.p2c(self, q, k, pk, pq, index))
-attention("c2p subtracted", "v3", c2p=lambda self, q, k, pk, pq, index: -SteppedAttention.c2p(self, q, k, pk, pq, index))
+attention("p2c counted twice", "v3 unshared", "p2c-twice", p2c=lambda self, q, k, pk, pq, index: 2 * SteppedAttention.p2c(self, q, k, pk, pq, index))
+attention("c2p subtracted", "v3", "position-term-subtracted", c2p=lambda self, q, k, pk, pq, index: -SteppedAttention.c2p(self, q, k, pk, pq, index))
 attention("absolute distances", "v3 unshared", delta=lambda self, term, length: listed.delta_of(self, length).abs())
 attention("the diagonal hidden", "v3", visible=lambda self, mask: mask.bool() & ~torch.eye(mask.shape[-1], dtype=torch.bool))
 
@@ -76,7 +76,7 @@ def _(model):
                 module.bias.copy_(weight)
 
 
-@mistake("residual after the norm", "v3 unshared")
+@mistake("residual after the norm", "v3 unshared", "residual-after-norm")
 def _(model):
     for layer in model.encoder.layer:
         replace(layer.output, forward=lambda self, x, residual: self.LayerNorm(self.dense(x)) + residual)
@@ -98,20 +98,20 @@ def _(model):
         replace(layer.output.LayerNorm, forward=forward)
 
 
-@mistake("dense bias doubled", "v3 unshared")
+@mistake("dense bias doubled", "v3 unshared", "bias-differs")
 def _(model):
     with torch.no_grad():
         for layer in model.encoder.layer:
             layer.attention.output.dense.bias.mul_(2)
 
 
-@mistake("one row of one weight lost", "v3 unshared")
+@mistake("one row of one weight lost", "v3 unshared", "weights-differ")
 def _(model):
     with torch.no_grad():
         model.encoder.layer[1].attention.self.value_proj.weight[5] = 0
 
 
-@mistake("weights in 8 bits", "v3 unshared")
+@mistake("weights in 8 bits", "v3 unshared", "weights-differ")
 def _(model):
     with torch.no_grad():
         for layer in model.encoder.layer:
@@ -132,7 +132,7 @@ def _(model):
         hook(layer.output.dense, lambda out, args: out * 0.9)
 
 
-@mistake("layers in the wrong order", "v3-unpadded")
+@mistake("layers in the wrong order", "v3-unpadded", "weights-of-another-layer")
 def _(model):
     layers = model.encoder.layer
     weights = [{k: v.clone() for k, v in layer.state_dict().items()} for layer in layers]
@@ -189,7 +189,7 @@ def _(model):
     hook(model.qa_outputs, lambda out, args: out.flip(-1))
 
 
-@mistake("EMD in three passes", "emd")
+@mistake("EMD in three passes", "emd", "emd-three-passes")
 def _(model):
     replace(model, passes=lambda self: 3)
 

@@ -82,6 +82,11 @@ pub const FITTED: f64 = 5e-2;
 pub const FITTED_SETTING: f64 = 5e-2;
 /// Numbers that reproduce the expected dump this well, f32's rounding over a few operations, need no rival.
 pub const FITTED_EXACTLY: f64 = 1e-5;
+/// E\[x²\] is off by this many roundings at most: a sum over a row, as in [`Operation::line`].
+pub const SQUARES: f64 = 64.0;
+/// What other weights give is unrelated to what the model's would where the cosine of the two is below this: that of random
+/// weights and a few dozen features reaches 0.2.
+pub const UNRELATED: f64 = 0.3;
 /// The noise of an operation in half precision, in units of its roundoff.
 pub const HALF_STEP: f64 = 4.0;
 

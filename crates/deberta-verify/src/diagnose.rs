@@ -9,7 +9,8 @@
 //! 1. The numbers of the model: its configuration, or what fits the expected dump (`fit`).
 //! 2. The right formula, on the expected dump: it has to meet it, or else nothing that is said here would hold.
 //! 3. Each mistake, on the actual dump (`trial`).
-//! 4. Patterns that need no formula: exchanged tensors, a constant row, dropout … (`patterns`).
+//! 4. Patterns that need no formula: exchanged tensors, a constant row, dropout … (`patterns`); moved rows (`rows`); a dense
+//!    layer that is right but for its weights (`refit`).
 //! 5. One match is the cause; several that cannot be told apart are all named, with less confidence; none is said so,
 //!    with the terms of the score and how far each accounts for the error (`terms`).
 
@@ -20,7 +21,9 @@ mod layers;
 mod mistake;
 mod node;
 mod patterns;
+mod refit;
 mod replay;
+mod rows;
 mod setting;
 mod terms;
 mod trial;
@@ -81,7 +84,7 @@ pub(crate) fn diagnose(
     let weights = knowledge.and_then(|k| k.weights);
     let node = Node::of(&row.canonical, depth);
     let mut matches = Vec::new();
-    let mut exact = false;
+    let (mut exact, mut untested) = (false, 0);
     let setting = setting.or_else(|| fit::setting(expected, depth, focus));
     if let (Some(setting), Some(node)) = (setting, node)
         && let Some(batch) = Batch::new([expected, actual], &stores().0, setting.heads, focus)
@@ -94,17 +97,26 @@ pub(crate) fn diagnose(
                 row.name
             )),
             trial::Outcome::Unknown => {}
-            trial::Outcome::Tried { matches: found, weights_known } => {
+            trial::Outcome::Tried { matches: found, weights_known, untested: count } => {
                 exact = weights_known;
                 matches = found;
+                untested = count;
             }
         }
+        matches.extend(patterns::of_values(expected, actual, row, depth, exact, &matches));
         if matches.is_empty() {
+            matches.extend(refit::other_weights(&trial));
             notes.extend(terms::note(&trial));
         }
+        if matches.is_empty() && untested > 0 && !trial.world.knows_weights() {
+            notes.push(format!(
+                "{untested} known mistakes could not be tested on {} without the weights: name the model (--model DIR)",
+                row.name
+            ));
+        }
+    } else {
+        matches.extend(patterns::of_values(expected, actual, row, depth, false, &matches));
     }
-    let patterns = patterns::of_values(expected, actual, row, depth, exact, &matches);
-    matches.extend(patterns);
     Diagnosis { cause: settle(row, matches), notes }
 }
 

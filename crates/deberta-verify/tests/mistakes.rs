@@ -208,10 +208,12 @@ const TABLE: &[Planted] = {
         (PaddedRowsZero, "L0.attention.self.probs", &["follows-profile-hf-4"]),
         (SoftmaxOverQueries, "L0.attention.self.probs", &["softmax-over-queries"]),
         (HeadsInterleaved, "L0.attention.self.c2c", &["heads-split-wrong"]),
+        (HeadsSplitInterleaved, "L0.attention.self.c2c", &["heads-split-wrong"]),
         (HeadsMergedUntransposed, "L0.attention.self", &["heads-merged-wrong"]),
         (ContextOfKeys, "L0.attention.self", &["context-from-keys"]),
         (QueryTransposed, "L0.attention.self.query_proj", &["weights-transposed"]),
         (KeyValueExchanged, "L0.attention.self.key_proj", &["projection-swapped"]),
+        (QueryKeyExchanged, "L0.attention.self.query_proj", &["projection-swapped"]),
         (InProjInThirds, "L0.attention.self.query_proj", &["in-proj-split-in-thirds"]),
         (ValueBiasLeftOut, "L0.attention.self.value_proj", &["bias-missing"]),
         (OutputBiasLeftOut, "L0.output.dense", &["bias-missing"]),
@@ -220,6 +222,7 @@ const TABLE: &[Planted] = {
         (Epsilon1e5, "deberta.embeddings.LayerNorm", &["layer-norm-epsilon"]),
         (Epsilon1e12, "deberta.embeddings.LayerNorm", &["layer-norm-epsilon"]),
         (UnbiasedVariance, "deberta.embeddings.LayerNorm", &["layer-norm-unbiased-variance"]),
+        (StatisticsInBf16, "deberta.embeddings.LayerNorm", &["layer-norm-statistics-half"]),
         (AttentionResidualLeftOut, "L0.attention.output.LayerNorm", &["residual-missing"]),
         (ResidualFromLayerInput, "L0.output.LayerNorm", &["residual-from-layer-input"]),
         (OutputNormLeftOut, "L0.output.LayerNorm", &["layer-norm-missing"]),
@@ -251,6 +254,28 @@ const DECODER: &[Planted] = {
         (RelativeBiasLeftOut, "L0.attention.self.pos_key_proj", &["relative-projection-bias-missing"]),
         (C2pWithoutSpan, "L0.attention.self.c2p", &["c2p-offset-missing"]),
         (BucketIntegerDivision, "L0.attention.self.c2p", &["bucket-integer-division"]),
+    ]
+};
+
+/// What the steps before and after it show, but hidden states alone do not.
+const EVERYTHING_IN_STEPS: &[Planted] = {
+    use Mistake::*;
+    &[
+        (ForeignPositionsAdded, "deberta.embeddings.word_embeddings", &["position-embeddings-added"]),
+        (WordsScaled, "deberta.embeddings.word_embeddings", &["embeddings-scaled"]),
+        (PositionsFrom1, "deberta.embeddings.position_embeddings", &["positions-off-by-one"]),
+    ]
+};
+
+const DECODER_IN_STEPS: &[Planted] = {
+    use Mistake::*;
+    &[
+        (WordHeadRandom, "lm_predictions.lm_head.dense", &["head-not-loaded"]),
+        // Without the model, its weights are found in the expected dump.
+        (QueryTransposed, "L0.attention.self.query_proj", &["weights-transposed"]),
+        (KeyValueExchanged, "L0.attention.self.key_proj", &["projection-swapped"]),
+        (InProjInThirds, "L0.attention.self.query_proj", &["in-proj-split-in-thirds"]),
+        (ValueBiasLeftOut, "L0.attention.self.value_proj", &["bias-missing"]),
     ]
 };
 
@@ -333,6 +358,25 @@ fn without_the_model_the_attention_is_diagnosed_from_the_dumps_alone() {
                 let untold = *mistake == Mistake::BucketFloor && extent == Extent::Hooks;
                 if misled || !(named || untold) {
                     failed.push(format!("{mistake:?} in {extent:?}: {}, {cause:?}, {:?}", at.name, found.notes));
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+#[test]
+fn steps_show_what_no_formula_says_with_the_weights_or_without() {
+    let mut failed = Vec::new();
+    for ((subject, _), table) in subjects().iter().zip([EVERYTHING_IN_STEPS, DECODER_IN_STEPS]) {
+        for (mistake, first, causes) in table {
+            let port = subject.model.forward(&subject.reads, Some(*mistake));
+            for (extent, weights) in [(Extent::All, true), (Extent::All, false), (Extent::Hooks, true)] {
+                let found = outcome(subject, &port, extent, weights);
+                let at = found.first_divergent().map(|r| r.name.clone()).unwrap_or_default();
+                let named = found.cause.as_ref().is_some_and(|c| causes.contains(&c.name.as_str()));
+                if at != full(first) || !named {
+                    failed.push(format!("{mistake:?} in {extent:?}: {at}, {:?}, {:?}", found.cause, found.notes));
                 }
             }
         }

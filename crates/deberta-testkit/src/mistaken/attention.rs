@@ -89,7 +89,7 @@ impl Mistaken {
         let d = of.q.ncols() / heads;
         let part = |rows: &Array2<f64>| {
             Array2::from_shape_fn((rows.nrows(), d), |(i, f)| match wrong {
-                Some(Mistake::HeadsInterleaved) => rows[[i, f * heads + h]],
+                Some(Mistake::HeadsInterleaved | Mistake::HeadsSplitInterleaved) => rows[[i, f * heads + h]],
                 _ => rows[[i, h * d + f]],
             })
         };

@@ -41,11 +41,13 @@ pub enum Mistake {
     SoftmaxOverQueries,
     // Heads of the attention
     HeadsInterleaved,
+    HeadsSplitInterleaved,
     HeadsMergedUntransposed,
     ContextOfKeys,
     // Projections
     QueryTransposed,
     KeyValueExchanged,
+    QueryKeyExchanged,
     InProjInThirds,
     ValueBiasLeftOut,
     OutputBiasLeftOut,
@@ -55,6 +57,7 @@ pub enum Mistake {
     Epsilon1e5,
     Epsilon1e12,
     UnbiasedVariance,
+    StatisticsInBf16,
     AttentionResidualLeftOut,
     ResidualFromLayerInput,
     OutputNormLeftOut,
@@ -62,6 +65,8 @@ pub enum Mistake {
     TypesIgnored,
     PositionsLeftOut,
     PositionsFrom1,
+    ForeignPositionsAdded,
+    WordsScaled,
     EmbeddingsNotMasked,
     // Convolution
     ConvolutionLeftOut,
@@ -74,6 +79,7 @@ pub enum Mistake {
     PoolerTanh,
     PoolerMean,
     ClassifierBiasLeftOut,
+    WordHeadRandom,
     DecoderOfLastLayer,
     DecoderStatesNormed,
     DecoderOnePass,

@@ -108,7 +108,14 @@ impl Pass<'_> {
         let rows = |table: &Array2<f64>, id: &dyn Fn(usize, usize) -> usize| -> States {
             (0..size).map(|b| Array2::from_shape_fn((length, table.ncols()), |(i, e)| table[[id(b, i), e]])).collect()
         };
-        let words = rows(&table("word_embeddings"), &|b, i| self.reads.input_ids[[b, i]]);
+        let mut words = rows(&table("word_embeddings"), &|b, i| self.reads.input_ids[[b, i]]);
+        if self.is(Mistake::WordsScaled) {
+            words.iter_mut().for_each(|w| *w *= (w.ncols() as f64).sqrt());
+        }
+        if self.is(Mistake::ForeignPositionsAdded) {
+            let row = |i: usize, e: usize| ((i * 31 + e * 17) as f64).sin();
+            words.iter_mut().for_each(|w| w.indexed_iter_mut().for_each(|((i, e), x)| *x += row(i, e)));
+        }
         self.keep("deberta.embeddings.word_embeddings", &words);
         let mut sum = words;
         if model.flag("position_biased_input").unwrap_or(true) && !self.is(Mistake::PositionsLeftOut) {
@@ -153,7 +160,10 @@ impl Pass<'_> {
     }
 
     fn dense(&self, x: &Array2<f64>, name: &str) -> Array2<f64> {
-        let weight = self.model.matrix(&format!("{name}.weight"));
+        let mut weight = self.model.matrix(&format!("{name}.weight"));
+        if self.is(Mistake::WordHeadRandom) && name.ends_with("lm_head.dense") {
+            weight = Array2::from_shape_fn(weight.dim(), |(o, i)| ((o * 37 + i * i * 11) as f64).sin() / 50.0);
+        }
         let mut out = x.dot(&weight.t());
         let bias = format!("{name}.bias");
         let left_out = match self.wrong {
@@ -177,10 +187,13 @@ impl Pass<'_> {
         let (weight, bias) = (self.model.vector(&format!("{name}.weight")), self.model.vector(&format!("{name}.bias")));
         let mut out = x.clone();
         let n = x.ncols() as f64;
+        // The eight leading bits, and half of the last of them upward: bf16 of what is no tie.
+        let bf16 = |v: f64| f64::from(f32::from_bits(((v as f32).to_bits() + 0x8000) & 0xffff_0000));
+        let kept = |v: f64| if self.is(Mistake::StatisticsInBf16) { bf16(v) } else { v };
         for mut row in out.outer_iter_mut() {
-            let mean = row.iter().sum::<f64>() / n;
+            let mean = kept(row.iter().sum::<f64>() / n);
             let over = if self.is(Mistake::UnbiasedVariance) { n - 1.0 } else { n };
-            let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / over;
+            let variance = kept(row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / over);
             for (c, v) in row.iter_mut().enumerate() {
                 *v = (*v - mean) / (variance + eps).sqrt() * weight[c] + bias[c];
             }
@@ -278,6 +291,7 @@ impl Pass<'_> {
                 q = queries.dot(&weight) + &self.model.vector(&name("query_proj.bias"));
             }
             Some(Mistake::KeyValueExchanged) => std::mem::swap(&mut k, &mut v),
+            Some(Mistake::QueryKeyExchanged) => std::mem::swap(&mut q, &mut k),
             Some(Mistake::InProjInThirds) => {
                 let parts =
                     ["query_proj", "key_proj", "value_proj"].map(|p| self.model.matrix(&name(&format!("{p}.weight"))));

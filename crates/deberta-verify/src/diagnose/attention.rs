@@ -108,7 +108,7 @@ pub fn scale(setting: &Setting, term: Kind, head_size: usize, mistake: Option<&M
 /// `rows` [N, H·D]; returns [N, D].
 fn head(rows: ArrayView2<'_, f64>, h: usize, heads: usize, mistake: Option<&Mistake>) -> Array2<f64> {
     let size = rows.ncols() / heads;
-    if mistake == Some(&Mistake::SplitHeads) {
+    if let Some(Mistake::SplitHeads { .. }) = mistake {
         return Array2::from_shape_fn((rows.nrows(), size), |(i, d)| rows[[i, d * heads + h]]);
     }
     rows.slice(s![.., h * size..(h + 1) * size]).to_owned()
@@ -307,7 +307,7 @@ pub fn context(
                         let at = (h * q + i) * d + f;
                         (at / width, at % width)
                     }
-                    Some(Mistake::SplitHeads) => (i, f * heads + h),
+                    Some(Mistake::SplitHeads { merged_alike: true }) => (i, f * heads + h),
                     _ => (i, h * d + f),
                 };
                 out[[b, i, e]] = x;

@@ -3,7 +3,8 @@
 use ndarray::{Array1, Array2, ArrayD, ArrayView1, Ix2, Ix3, IxDyn};
 
 use super::mistake::{Convolving, Mistake, Norming};
-use super::world::flat;
+use super::world::{flat, flat_mut};
+use crate::budget;
 
 /// x·Wᵀ + b over the last axis.
 pub fn linear(x: &ArrayD<f64>, weight: &ArrayD<f64>, bias: Option<&ArrayD<f64>>) -> Option<ArrayD<f64>> {
@@ -57,10 +58,11 @@ pub fn normalised(x: &ArrayD<f64>, eps: f64, norming: Option<Norming>) -> Option
     let n = rows.ncols() as f64;
     let eps = if let Some(Norming::Epsilon(eps)) = norming { eps } else { eps };
     for mut row in rows.rows_mut() {
-        let mean = if norming == Some(Norming::NoMean) { 0.0 } else { row.sum() / n };
+        let narrow = |v: f64| if let Some(Norming::StatisticsIn(dtype)) = norming { dtype.round(v) } else { v };
+        let mean = if norming == Some(Norming::NoMean) { 0.0 } else { narrow(row.sum() / n) };
         row.mapv_inplace(|v| v - mean);
         let over = if norming == Some(Norming::Unbiased) { n - 1.0 } else { n };
-        let variance = row.iter().map(|v| v * v).sum::<f64>() / over;
+        let variance = narrow(row.iter().map(|v| v * v).sum::<f64>() / over);
         let divisor = match norming {
             Some(Norming::EpsilonOutside) => variance.sqrt() + eps,
             _ => (variance + eps).sqrt(),
@@ -68,6 +70,56 @@ pub fn normalised(x: &ArrayD<f64>, eps: f64, norming: Option<Norming>) -> Option
         row.mapv_inplace(|v| v / divisor);
     }
     Some(rows)
+}
+
+/// The layer norm with the mean and variance that each row of `found` shows, if these differ from the right ones as those do
+/// that are computed as E\[x²\] − E\[x\]² in a dtype of unit roundoff `unit`: by no more than rounding of E\[x²\], and to
+/// either side.
+pub fn with_statistics_found(
+    x: &ArrayD<f64>,
+    affine: &Affine,
+    eps: f64,
+    found: &ArrayD<f64>,
+    unit: f64,
+) -> Option<ArrayD<f64>> {
+    let mut out = layer_norm(x, affine, eps, None)?;
+    let (inputs, found) = (flat(x)?, flat(found)?);
+    if found.dim() != inputs.dim() || affine.bias.len() != inputs.ncols() {
+        return None;
+    }
+    let n = inputs.ncols() as f64;
+    let mut errors = Vec::new();
+    for ((input, found), mut out) in inputs.rows().into_iter().zip(found.rows()).zip(flat_mut(&mut out)?.rows_mut()) {
+        // Padding is set to zero behind the norm.
+        if found.iter().all(|v| *v == 0.0) {
+            continue;
+        }
+        out -= &affine.bias;
+        let found = &found - &affine.bias;
+        let (factor, shift) = plane(out.view(), affine.weight.view(), found.view())?;
+        let (mean, square) = (input.sum() / n, input.pow2().sum() / n);
+        let variance = square - mean * mean;
+        let moved = shift / factor * (variance + eps).sqrt();
+        let error = ((variance + eps) / (factor * factor) - eps - variance) / square;
+        if !(error.abs() <= budget::SQUARES * unit && moved.abs() <= budget::SQUARES * unit * square.sqrt()) {
+            return None;
+        }
+        errors.push(error);
+        out *= factor;
+        out.scaled_add(shift, &affine.weight);
+        out += &affine.bias;
+    }
+    let (sum, squares) = errors.iter().fold((0.0, 0.0), |(s, q), e| (s + e, q + e * e));
+    let n = errors.len() as f64;
+    // A factor that is the same for all rows is another mistake.
+    (errors.len() >= 8 && sum.abs() / n <= 0.7 * (squares / n).sqrt()).then_some(out)
+}
+
+/// a and b of y ≈ a·x + b·z.
+fn plane(x: ArrayView1<'_, f64>, z: ArrayView1<'_, f64>, y: ArrayView1<'_, f64>) -> Option<(f64, f64)> {
+    let (xx, xz, zz, xy, zy) = (x.dot(&x), x.dot(&z), z.dot(&z), x.dot(&y), z.dot(&y));
+    let determinant = xx * zz - xz * xz;
+    (determinant > 0.0).then(|| ((xy * zz - zy * xz) / determinant, (zy * xx - xy * xz) / determinant))
 }
 
 /// Weight and bias of a layer norm from what it read and what came out: y = weight·x̂ + bias in each channel, by least
@@ -144,4 +196,41 @@ pub fn convolve(
         }
     }
     Some(out.into_dyn())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of mean 2 and a small deviation, as word embeddings may have.
+    fn rows() -> Array2<f64> {
+        Array2::from_shape_fn((30, 48), |(i, j)| f64::from((2.0 + 0.02 * ((i * 48 + j) as f64 * 1.7).sin()) as f32))
+    }
+
+    #[test]
+    fn a_variance_of_squares_is_told_from_a_factor() {
+        let x = rows();
+        let affine = Affine { weight: Array1::from_elem(48, 1.1), bias: Array1::from_elem(48, 0.3) };
+        let unit = f64::from(f32::EPSILON) / 2.0;
+        let normed = |variance: &dyn Fn(ArrayView1<'_, f64>) -> f64| {
+            let mut out = x.clone();
+            for mut row in out.rows_mut() {
+                let (mean, variance) = (row.sum() / 48.0, variance(row.view()));
+                row.mapv_inplace(|v| (v - mean) / (variance + 1e-7).sqrt() * 1.1 + 0.3);
+            }
+            out.into_dyn()
+        };
+        let squares = normed(&|row| {
+            let mean = row.iter().fold(0f32, |s, v| s + *v as f32) / 48.0;
+            let square = row.iter().fold(0f32, |s, v| s + *v as f32 * *v as f32) / 48.0;
+            f64::from((square - mean * mean).max(0.0))
+        });
+        let shown = |found: &ArrayD<f64>| with_statistics_found(&x.clone().into_dyn(), &affine, 1e-7, found, unit);
+        let again = shown(&squares).expect("errors of the size of rounding");
+        assert!(again.iter().zip(&squares).all(|(a, b)| (a - b).abs() < 1e-9));
+        let mean = |row: ArrayView1<'_, f64>| row.sum() / 48.0;
+        let right = |row: ArrayView1<'_, f64>| row.iter().map(|v| (v - mean(row)).powi(2)).sum::<f64>() / 48.0;
+        assert!(shown(&normed(&|row| 1.001 * right(row))).is_none());
+        assert!(shown(&normed(&|row| 2.0 * right(row))).is_none());
+    }
 }

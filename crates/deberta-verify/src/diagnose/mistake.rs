@@ -5,6 +5,7 @@
 
 use super::node::Kind;
 use super::setting::{Act, Setting};
+use crate::Dtype;
 
 /// One entry of the table.
 #[derive(Clone, Debug)]
@@ -42,7 +43,10 @@ pub enum Mistake {
     /// Factors of c2c, c2p and p2c.
     Terms([f64; 3]),
     Scale(Scale),
-    SplitHeads,
+    /// Every H-th feature a head; merged again in the same way, or as if they had been split rightly.
+    SplitHeads {
+        merged_alike: bool,
+    },
     MergeHeads,
     ContextFromKeys,
     Mask(Masking),
@@ -50,6 +54,8 @@ pub enum Mistake {
     Residual(Residual, Kind),
     Act(Act, Kind),
     Dense(Weighing, Kind),
+    /// Two projections, each with the weights of the other.
+    Exchanged(Kind, Kind),
     /// Query, key and value as thirds of an interleaved matrix, with their own biases or those of it.
     Thirds {
         biases: bool,
@@ -142,6 +148,10 @@ pub enum Masking {
 #[allow(missing_docs)]
 pub enum Norming {
     Epsilon(f64),
+    /// Mean and variance rounded to this.
+    StatisticsIn(Dtype),
+    /// E\[x²\] − E\[x\]², in what was computed in.
+    VarianceOfSquares,
     Unbiased,
     EpsilonOutside,
     NoMean,
@@ -255,7 +265,7 @@ impl Mistake {
                 kind == Scores || [C2c, C2p, P2c].iter().zip(of).any(|(k, weight)| *k == kind && *weight == 0.0)
             }
             Self::Scale(_) => matches!(kind, C2c | C2p | P2c),
-            Self::SplitHeads => matches!(kind, C2c | C2p | P2c | Context),
+            Self::SplitHeads { .. } => matches!(kind, C2c | C2p | P2c | Context),
             Self::MergeHeads | Self::ContextFromKeys => kind == Context,
             Self::Mask(_) => kind == Probabilities,
             Self::Norm(_, place) => {
@@ -271,8 +281,11 @@ impl Mistake {
                         | ReplacedNorm
                 ) && place.is_none_or(|p| p == kind)
             }
-            Self::Residual(_, place) | Self::Act(_, place) | Self::Dense(_, place) => *place == kind,
-            Self::Thirds { .. } => matches!(kind, Query | Key | Value),
+            Self::Residual(_, place) | Self::Act(_, place) => *place == kind,
+            // The relative rows may go through the same weights.
+            Self::Dense(_, place) => *place == kind || place.of_relative_rows() == Some(kind),
+            Self::Thirds { .. } => matches!(kind, Query | Key | Value | PositionKey | PositionQuery),
+            Self::Exchanged(a, b) => [*a, *b].iter().any(|k| *k == kind || k.of_relative_rows() == Some(kind)),
             Self::AllTransposed => matches!(
                 kind,
                 Query
@@ -294,7 +307,7 @@ impl Mistake {
             }
             Self::Embedding(_) => kind == EmbeddingSum,
             Self::Relative(Rows::NormEachLayer) => matches!(kind, PositionKey | PositionQuery),
-            Self::Relative(_) => kind == RelativeNorm,
+            Self::Relative(_) => matches!(kind, RelativeNorm | PositionKey | PositionQuery),
             Self::Convolution(Convolving::FromLayerOutput | Convolving::KernelReversed | Convolving::Transposed) => {
                 kind == Convolved
             }
@@ -451,7 +464,11 @@ fn scores(table: &mut Vec<Hypothesis>) {
     ] {
         put(table, name, says, Mistake::Scale(scale));
     }
-    put(table, "heads-split-wrong", "the features of a head were every H-th, not D in a row", Mistake::SplitHeads);
+    for merged_alike in [true, false] {
+        let and = if merged_alike { "" } else { ", and merged D in a row" };
+        let says = format!("the features of a head were every H-th, not D in a row{and}");
+        put(table, "heads-split-wrong", says, Mistake::SplitHeads { merged_alike });
+    }
     put(table, "heads-merged-wrong", "[H, L, D] were read as [L, H·D] without a transposition", Mistake::MergeHeads);
     put(table, "context-from-keys", "probabilities weighed the keys, not the values", Mistake::ContextFromKeys);
 }
@@ -495,7 +512,22 @@ fn norms(table: &mut Vec<Hypothesis>) {
         (Kind::WordNorm, "the language-modelling head"),
         (Kind::ReplacedNorm, "the detection head"),
     ];
-    let kinds: [(&'static str, String, Norming); 6] = [
+    let kinds: [(&'static str, String, Norming); 9] = [
+        (
+            "layer-norm-statistics-half",
+            "mean and variance were rounded to bf16".into(),
+            Norming::StatisticsIn(Dtype::Bf16),
+        ),
+        (
+            "layer-norm-statistics-half",
+            "mean and variance were rounded to f16".into(),
+            Norming::StatisticsIn(Dtype::F16),
+        ),
+        (
+            "layer-norm-variance-of-squares",
+            "the variance were E[x²] − E[x]²: it is off by roundings of E[x²]".into(),
+            Norming::VarianceOfSquares,
+        ),
         ("layer-norm-unbiased-variance", "the variance were over n − 1".into(), Norming::Unbiased),
         (
             "layer-norm-std-plus-epsilon",
@@ -598,6 +630,10 @@ fn dense(table: &mut Vec<Hypothesis>) {
                 Mistake::Dense(Weighing::OtherShared, kind),
             );
         }
+    }
+    for (a, b) in [(Query, Key), (Key, Value), (Query, Value)] {
+        let says = format!("the weights of {a:?} and {b:?} were exchanged").to_lowercase();
+        put(table, "projection-swapped", says, Mistake::Exchanged(a, b));
     }
     for biases in [true, false] {
         put(

@@ -56,6 +56,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// What the relative rows become by the weights of this projection, where they share it.
+    pub fn of_relative_rows(self) -> Option<Self> {
+        match self {
+            Self::Key => Some(Self::PositionKey),
+            Self::Query => Some(Self::PositionQuery),
+            _ => None,
+        }
+    }
+
     /// Every kind.
     pub const ALL: &[Self] = &[
         Self::Word,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Cause;
 use super::node::{Depth, Kind, Node};
+use super::rows;
 use super::trial::Match;
 use crate::compare::{Comparison, Row};
 use crate::judge::Fit;
@@ -96,6 +97,7 @@ pub fn of_values(expected: &Dump, actual: &Dump, row: &Row, depth: Depth, exact:
         return matches;
     }
     matches.extend(exchanged(expected, row, node, depth, &y));
+    matches.extend(node.and_then(|node| rows::of_rows((expected, actual), row, node, &x, &y)));
     matches.extend(dropout(row, &x, &y));
     if matches.is_empty() {
         matches.extend(constant_row(expected, row, node, depth, exact, &x, &y));
@@ -135,12 +137,13 @@ fn exchanged(expected: &Dump, row: &Row, node: Option<Node>, depth: Depth, y: &[
 }
 
 /// A pattern that leaves no more than rounding.
-fn proven(name: &'static str, evidence: String, row: &Row, fit: &Fit) -> Match {
+pub fn proven(name: &'static str, evidence: String, row: &Row, fit: &Fit) -> Match {
     let gain = gain(row, fit.noise);
     Match { name, evidence, noise: fit.noise, gain, explains: 0, certain: true, hypothesis: None }
 }
 
-fn gain(row: &Row, noise: f64) -> f64 {
+/// How many times smaller the noise is than without the mistake.
+pub fn gain(row: &Row, noise: f64) -> f64 {
     if noise > 0.0 { row.noise / noise } else { f64::INFINITY }
 }
 

@@ -167,21 +167,13 @@ impl<'w, 'a> Replay<'w, 'a> {
         let Node { kind, at } = node;
         match kind {
             Word | Position | TokenType | EmbeddingSum | Embeddings => self.embedding(kind),
-            EmbedProj => {
-                let sum = self.at(EmbeddingSum, 0)?;
-                self.dense(node, &sum)
+            EmbedProj | Query | Key | Value | PositionKey | PositionQuery | AttentionDense | InnerDense
+            | OutputDense | PoolerDense | WordDense | ReplacedDense | Spans => {
+                let x = self.read_by(node)?;
+                self.dense(node, &x)
             }
             RelativeRows => self.relative_rows(),
             RelativeNorm => self.relative_norm(at),
-            Query | Key | Value => {
-                let states = if kind == Query { self.query_states(at)? } else { self.key_states(at)? };
-                self.dense(node, &states)
-            }
-            PositionKey | PositionQuery => {
-                let at_rows = if self.mistake == Some(&Mistake::Relative(Rows::NormEachLayer)) { at } else { 0 };
-                let rows = self.at(RelativeNorm, at_rows)?;
-                self.dense(node, &rows)
-            }
             C2c | C2p | P2c => self.term(kind, at),
             Scores => self.scores(at),
             Probabilities => {
@@ -196,28 +188,15 @@ impl<'w, 'a> Replay<'w, 'a> {
                 let values = self.at(from, at)?;
                 attention::context(self.setting, &probabilities, &values, self.mistake)
             }
-            AttentionDense => self.dense_of(node, Context),
-            InnerDense => self.dense_of(node, Attention),
-            OutputDense => self.dense_of(node, Inner),
             Inner => self.activated(InnerDense, kind, at, self.setting.act),
             Attention | EmbeddingNorm | ConvolutionNorm | WordNorm | ReplacedNorm => self.normed(node),
             Layer => self.normed(node),
             Hidden => self.hidden(at),
             Convolved | ConvolvedMasked => self.convolution(kind, 0),
             DecoderStates => self.decoder_states(),
-            PoolerDense => self.pooled(),
             Pooled => self.activated(PoolerDense, kind, 0, self.setting.pooler_act),
-            WordDense => {
-                let states = self.word_states()?;
-                self.dense(node, &states)
-            }
             WordActivation => self.activated(WordDense, kind, 0, self.setting.act),
-            ReplacedDense => self.dense_of(node, ReplacedNorm),
             ReplacedActivation => self.activated(ReplacedDense, kind, 0, self.setting.act),
-            Spans => {
-                let states = self.last_hidden()?;
-                self.dense(node, &states)
-            }
             StartLogits | EndLogits => {
                 let spans = self.at(Spans, 0)?;
                 let column = usize::from(kind == EndLogits);
@@ -444,16 +423,43 @@ impl<'w, 'a> Replay<'w, 'a> {
 
     // Layers
 
-    fn dense_of(&mut self, node: Node, input: Kind) -> Option<ArrayD<f64>> {
-        let x = self.at(input, node.at)?;
-        self.dense(node, &x)
+    /// What a dense layer reads.
+    pub fn read_by(&mut self, node: Node) -> Option<Shared> {
+        use Kind::*;
+        let at = node.at;
+        match node.kind {
+            EmbedProj => self.at(EmbeddingSum, 0),
+            Query => self.query_states(at),
+            Key | Value => self.key_states(at),
+            PositionKey | PositionQuery => match self.mistake {
+                // What the norm's module returned need not be what is projected.
+                Some(Mistake::Relative(_)) => self.relative_norm(at).map(Rc::new),
+                _ => self.at(RelativeNorm, 0),
+            },
+            AttentionDense => self.at(Context, at),
+            InnerDense => self.at(Attention, at),
+            OutputDense => self.at(Inner, at),
+            PoolerDense => self.pooled_states().map(Rc::new),
+            WordDense => self.word_states(),
+            ReplacedDense => self.at(ReplacedNorm, 0),
+            Spans => self.last_hidden(),
+            _ => None,
+        }
     }
 
     fn dense(&self, node: Node, x: &ArrayD<f64>) -> Option<ArrayD<f64>> {
+        // The projection whose weights this is computed with.
+        let own = match node.kind {
+            Kind::PositionKey if self.setting.share => Kind::Key,
+            Kind::PositionQuery if self.setting.share => Kind::Query,
+            kind => kind,
+        };
         let wrong = match self.mistake {
-            Some(Mistake::Dense(wrong, kind)) if *kind == node.kind => Some(*wrong),
-            Some(Mistake::Thirds { .. }) if matches!(node.kind, Kind::Query | Kind::Key | Kind::Value) => {
-                return self.thirds(node, x);
+            Some(Mistake::Dense(wrong, kind)) if [own, node.kind].contains(kind) => Some(*wrong),
+            Some(Mistake::Exchanged(a, b)) if *a == own => Some(Weighing::Instead(*b)),
+            Some(Mistake::Exchanged(a, b)) if *b == own => Some(Weighing::Instead(*a)),
+            Some(Mistake::Thirds { .. }) if matches!(own, Kind::Query | Kind::Key | Kind::Value) => {
+                return self.thirds(Node::new(own, node.at), x);
             }
             Some(Mistake::AllTransposed) if node.kind != Kind::EmbedProj => Some(Weighing::Transposed),
             _ => None,
@@ -704,7 +710,20 @@ impl<'w, 'a> Replay<'w, 'a> {
         if norming == Some(Norming::Missing) {
             return Some(x.clone());
         }
-        layers::layer_norm(x, &self.affine(node)?, self.setting.eps, norming)
+        let affine = self.affine(node)?;
+        if norming == Some(Norming::VarianceOfSquares) {
+            let (world, outside) = (self.world, Node::new(Kind::Embeddings, 0));
+            let behind = || world.actual.get(outside, &world.batch).filter(|_| node.kind == Kind::EmbeddingNorm);
+            let found = world.actual.get(node, &world.batch).or_else(behind)?;
+            return layers::with_statistics_found(
+                x,
+                &affine,
+                self.setting.eps,
+                &found,
+                world.actual_dtype.unit_roundoff(),
+            );
+        }
+        layers::layer_norm(x, &affine, self.setting.eps, norming)
     }
 
     /// Weight and bias: the model's, or those that the expected dump shows.
@@ -740,13 +759,13 @@ impl<'w, 'a> Replay<'w, 'a> {
         self.at(Kind::Hidden, last)
     }
 
-    fn pooled(&mut self) -> Option<ArrayD<f64>> {
+    fn pooled_states(&mut self) -> Option<ArrayD<f64>> {
         let states = self.last_hidden()?;
         if states.ndim() != 3 {
             return None;
         }
         let wrong = if let Some(Mistake::Pooled(p)) = self.mistake { Some(*p) } else { None };
-        let rows = match wrong {
+        Some(match wrong {
             None => states.index_axis(Axis(1), 0).to_owned(),
             Some(Pooling::Mean) => states.mean_axis(Axis(1))?,
             Some(Pooling::Last) => states.index_axis(Axis(1), states.shape()[1] - 1).to_owned(),
@@ -760,8 +779,7 @@ impl<'w, 'a> Replay<'w, 'a> {
                 }
                 sums
             }
-        };
-        self.dense(Node::new(Kind::PoolerDense, 0), &rows)
+        })
     }
 
     /// The parameters' prefix of the language-modelling head.

@@ -1,5 +1,7 @@
 //! Tests each mistake of the table on the first divergent tensor, and what passes on the tensors after it.
 
+use std::collections::BTreeSet;
+
 use ndarray::ArrayD;
 
 use super::mistake::{self, Hypothesis};
@@ -47,6 +49,8 @@ pub enum Outcome {
         matches: Vec<Match>,
         /// Whether the right formula could be computed, weights and all.
         weights_known: bool,
+        /// How many names of mistakes could not be tested.
+        untested: usize,
     },
 }
 
@@ -121,12 +125,15 @@ impl<'w, 'a> Trial<'w, 'a> {
         if of_right.as_ref().is_some_and(|f| f.within) && !right.borrowed() {
             return Outcome::Inherited;
         }
-        let mut matches = Vec::new();
+        let (mut matches, mut untested) = (Vec::new(), BTreeSet::new());
         for hypothesis in mistake::all().into_iter().filter(|h| right.is_touched_by(&h.mistake)) {
             if hypothesis.is_another(&self.world.setting) {
                 continue;
             }
-            let Some(found) = self.best_fit(&hypothesis, &right, &target) else { continue };
+            let Some(found) = self.best_fit(&hypothesis, &right, &target) else {
+                untested.insert(hypothesis.name);
+                continue;
+            };
             let gain = match &of_right {
                 // What is no number has no noise; that it agrees is all.
                 Some(right) if right.non_finite > 0 => f64::INFINITY,
@@ -144,7 +151,7 @@ impl<'w, 'a> Trial<'w, 'a> {
         if self.is_contradicted(&target) {
             matches.iter_mut().for_each(|m| m.certain = false);
         }
-        Outcome::Tried { matches, weights_known: of_right.is_some() && !right.borrowed() }
+        Outcome::Tried { matches, weights_known: of_right.is_some() && !right.borrowed(), untested: untested.len() }
     }
 
     /// How far the values with a mistake are from what was found; with the maximum that fits best, where it was fitted.

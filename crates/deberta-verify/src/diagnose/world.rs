@@ -8,6 +8,7 @@ use ndarray::{Array2, ArrayD, IxDyn};
 
 use super::knowledge::Weights;
 use super::node::{Depth, Kind, Node};
+use super::refit;
 use super::setting::Setting;
 use crate::order;
 use crate::tensor::{Dtype, Dump, Tensor};
@@ -99,7 +100,7 @@ impl<'a> Store<'a> {
 }
 
 /// The values of a tensor, in the shape in which formulas use them: relative rows as [R, E], a convolution's as
-/// [B, L, E], and of the batch those sequences that are looked at.
+/// [B, L, E], the words that are predicted as they are, and of the batch those sequences that are looked at.
 pub fn load(tensor: &Tensor, node: Node, batch: &Batch) -> Option<ArrayD<f64>> {
     use Kind::*;
     let mut shape = tensor.shape().to_vec();
@@ -108,6 +109,13 @@ pub fn load(tensor: &Tensor, node: Node, batch: &Batch) -> Option<ArrayD<f64>> {
             shape.remove(0);
         }
         return (shape.len() == 2).then(|| tensor.to_f64().into_shape_with_order(IxDyn(&shape)).ok()).flatten();
+    }
+    let words = matches!(node.kind, WordDense | WordActivation | WordNorm | Logits);
+    let labelled = batch.labelled.as_ref().filter(|_| words).map(Vec::len);
+    if let [rest @ .., _] = shape.as_slice()
+        && labelled.is_some_and(|n| n == rest.iter().product::<usize>())
+    {
+        return Some(tensor.to_f64());
     }
     if shape.first() != Some(&batch.whole) {
         return (shape.first() == Some(&1) && node.kind == Position).then(|| tensor.to_f64());
@@ -204,19 +212,30 @@ impl<'a> World<'a> {
         Self { setting, depth, batch, expected, actual, actual_dtype, weights, cached: RefCell::default() }
     }
 
-    /// A parameter.
+    /// Whether the model's weights are known, and not just those that the expected dump shows.
+    pub fn knows_weights(&self) -> bool {
+        self.weights.is_some()
+    }
+
+    /// A parameter: the model's, or what the expected dump shows of it.
     pub fn weight(&self, name: &str) -> Option<Shared> {
         if let Some(found) = self.cached.borrow().get(name) {
             return found.clone();
         }
-        let found = self.weights.and_then(|w| w.weight(name)).map(Rc::new);
+        let found = match self.weights {
+            Some(weights) => weights.weight(name).map(Rc::new),
+            None => refit::parameter(self, name),
+        };
         self.cached.borrow_mut().insert(name.to_owned(), found.clone());
         found
     }
 
     /// Rows of a table.
     pub fn rows(&self, name: &str, ids: &[usize]) -> Option<Array2<f64>> {
-        self.weights?.rows(name, ids)
+        match self.weights {
+            Some(weights) => weights.rows(name, ids),
+            None => refit::rows(self, name, ids),
+        }
     }
 
     /// The parameters' prefix of layer `at`; the passes of the decoder go through the last one.
@@ -231,4 +250,11 @@ pub fn flat(array: &ArrayD<f64>) -> Option<ndarray::ArrayView2<'_, f64>> {
     let width = *array.shape().last()?;
     let rows = array.len().checked_div(width)?;
     array.view().into_shape_with_order((rows, width)).ok()
+}
+
+/// The same, to be changed.
+pub fn flat_mut(array: &mut ArrayD<f64>) -> Option<ndarray::ArrayViewMut2<'_, f64>> {
+    let width = *array.shape().last()?;
+    let rows = array.len().checked_div(width)?;
+    array.view_mut().into_shape_with_order((rows, width)).ok()
 }
