@@ -28,10 +28,10 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use deberta_ops::{
-    LANES, Lanes, Real, SharedRows, Tiles, add_skewed, exponentials, for_each, give, narrow, recycle, take, to_lanes,
-    to_rows, unwritten, wide,
+    LANES, Lanes, Real, SharedRows, Tiles, add_skewed, exponentials, for_each, give, narrow, take, to_lanes, to_rows,
+    unwritten, wide,
 };
-use ndarray::{Array2, Array3, ArrayView1, ArrayView2, s};
+use ndarray::{Array2, Array3, ArrayView2, s};
 
 use super::{DisentangledSelfAttention, Position};
 use crate::relative_position::RelativePositions;
@@ -150,7 +150,10 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
         plan: &Plan,
     ) -> Array2<S> {
         let [queries, keys, values] = inputs;
-        let keys = divided(keys, S::of(self.scale.wide())); // K/s
+        let (rows, scale) = (queries.nrows(), S::of(self.scale.wide()));
+        let keys = self.apart(keys, self.head_size, |k| k / scale); // K/s, [H, N, D]
+        let values = self.apart(values, LANES, |v| v); // V, [H, ⌈D/16⌉, N, 16]
+        let of_head = (keys.len() / self.heads, values.len() / self.heads);
         let mut out = unwritten(queries.dim());
         // Blocks of one head follow one another, so that its keys and values are still in the cache.
         let blocks = |s: &Range<usize>| (0..s.len()).step_by(BLOCK).map(move |from| from..(from + BLOCK));
@@ -165,15 +168,16 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
         for_each(jobs.len(), |i| {
             let (sequence, h, block) = jobs[i].clone();
             let columns = h * self.head_size..(h + 1) * self.head_size;
-            let [queries, keys, values] =
-                [queries, keys.view(), values].map(|rows| rows.slice_move(s![sequence.clone(), columns.clone()]));
+            let queries = queries.slice(s![sequence.clone(), columns.clone()]);
             let position = position.as_ref().map(|(distances, projected)| OfHead {
                 distances,
                 projected,
                 first: distances.reach.start - projected.rows.start,
                 head: h,
             });
-            let job = Job::new(keys, values, position, &block);
+            let keys = &keys[h * of_head.0 + sequence.start * self.head_size..][..sequence.len() * self.head_size];
+            let values = Values { panels: &values[h * of_head.1 + sequence.start * LANES..], step: rows * LANES };
+            let job = Job::new(keys, values, self.head_size, position, &block);
             for first in block.clone().step_by(LANES) {
                 let some = first..block.end.min(first + LANES);
                 let context = job.attend(first, queries.slice(s![some.clone(), ..])); // [queries, D and some more]
@@ -186,7 +190,29 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
             }
             job.end();
         });
-        recycle(keys);
+        give(keys);
+        give(values);
+        out
+    }
+
+    /// The columns of each head by themselves, `width` of them side by side, filled up with zeros: [H, ⌈D/width⌉, N, width].
+    fn apart<S: Real>(&self, rows: ArrayView2<'_, S>, width: usize, f: impl Fn(S) -> S + Sync) -> Vec<S> {
+        let (size, count) = (self.head_size, self.head_size.div_ceil(width));
+        let mut out = take(self.heads * count * rows.nrows() * width);
+        let shared = SharedRows::of(&mut out, rows.nrows() * width);
+        for_each(self.heads * count, |i| {
+            let from = i / count * size + i % count * width;
+            let columns = from..(from + width).min((i / count + 1) * size);
+            // SAFETY: each row, of one head and place, is one job's.
+            let to = unsafe { shared.row(i) };
+            for (to, row) in to.chunks_exact_mut(width).zip(rows.slice(s![.., columns]).rows()) {
+                to[row.len()..].fill(S::zero());
+                match row.as_slice() {
+                    Some(row) => to.iter_mut().zip(row).for_each(|(to, &value)| *to = f(value)),
+                    None => to.iter_mut().zip(row).for_each(|(to, &value)| *to = f(value)),
+                }
+            }
+        });
         out
     }
 
@@ -207,30 +233,6 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
             by_head(projection.forward(some))
         });
         Projected { rows, keys, queries }
-    }
-}
-
-/// Every number over `by`.
-fn divided<S: Real>(rows: ArrayView2<'_, S>, by: S) -> Array2<S> {
-    let mut out = unwritten(rows.dim());
-    let shared = SharedRows::new(&mut out);
-    for_each(rows.nrows().div_ceil(LANES), |block| {
-        for i in block * LANES..rows.nrows().min((block + 1) * LANES) {
-            // SAFETY: each row is one job's.
-            let to = unsafe { shared.row(i) };
-            copy(rows.row(i), to);
-            to.iter_mut().for_each(|k| *k /= by);
-        }
-    });
-    out
-}
-
-/// Copies a row to the beginning of `to`.
-fn copy<S: Real>(row: ArrayView1<'_, S>, to: &mut [S]) {
-    let to = &mut to[..row.len()];
-    match row.as_slice() {
-        Some(row) => to.copy_from_slice(row),
-        None => to.iter_mut().zip(row).for_each(|(to, &value)| *to = value),
     }
 }
 
@@ -303,11 +305,17 @@ struct Job<'a, S> {
     /// D, rounded up to whole vectors.
     width: usize,
     /// K/s, [length, D]
-    keys: Vec<S>,
-    /// V in panels, [width/16, length, 16]
-    values: Vec<S>,
+    keys: &'a [S],
+    /// V, [width/16, length, 16]
+    values: Values<'a, S>,
     position: Option<OfHead<'a, S>>,
     p2c: Option<PositionToContent<S>>,
+}
+
+/// V in panels, and from panel to panel.
+struct Values<'a, S> {
+    panels: &'a [S],
+    step: usize,
 }
 
 /// B, the scores of keys against the position queries that the block can reach.
@@ -321,30 +329,19 @@ struct PositionToContent<S> {
 
 impl<'a, S: Real> Job<'a, S> {
     fn new(
-        keys: ArrayView2<'_, S>,
-        values: ArrayView2<'_, S>,
+        keys: &'a [S],
+        values: Values<'a, S>,
+        size: usize,
         position: Option<OfHead<'a, S>>,
         block: &Range<usize>,
     ) -> Self {
-        let (length, size) = keys.dim();
-        let width = size.next_multiple_of(LANES);
-        let mut job =
-            Job { length, size, width, keys: take(length * size), values: take(length * width), position, p2c: None };
-        job.keys.chunks_mut(size).zip(keys.rows()).for_each(|(to, key)| copy(key, to));
-        let columns = (0..size).step_by(LANES).map(|d| values.slice(s![.., d..size.min(d + LANES)]));
-        for (panel, columns) in job.values.chunks_mut(length * LANES).zip(columns) {
-            for (to, value) in panel.chunks_mut(LANES).zip(columns.rows()) {
-                copy(value, to);
-                to[value.len()..].fill(S::zero());
-            }
-        }
+        let (length, width) = (keys.len() / size, size.next_multiple_of(LANES));
+        let mut job = Self { length, size, width, keys, values, position, p2c: None };
         job.p2c = job.position_to_content(block);
         job
     }
 
     fn end(self) {
-        give(self.keys);
-        give(self.values);
         if let Some(p2c) = self.p2c {
             give(p2c.scores);
         }
@@ -385,7 +382,7 @@ impl<'a, S: Real> Job<'a, S> {
         to_lanes(&rows, panel.as_chunks_mut().0);
         // 2. The scores, [length, 16].
         let mut scores = take(self.length * LANES);
-        self.score(&self.keys, self.length, &panel, &mut scores);
+        self.score(self.keys, self.length, &panel, &mut scores);
         self.add_content_to_position(first, &panel, scores.as_chunks_mut().0);
         self.add_position_to_content(first, scores.as_chunks_mut().0);
         give(panel);
@@ -400,9 +397,9 @@ impl<'a, S: Real> Job<'a, S> {
                 a: &scores[keys * LANES..],
                 a_row: 1,
                 a_depth: LANES,
-                x: &self.values[keys * LANES..],
+                x: &self.values.panels[keys * LANES..],
                 x_depth: LANES,
-                x_panel: self.length * LANES,
+                x_panel: self.values.step,
                 c_row: self.width,
                 c_panel: LANES,
                 accumulates: keys > 0,
