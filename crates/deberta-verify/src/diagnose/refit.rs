@@ -153,7 +153,7 @@ pub fn other_weights(trial: &Trial<'_, '_>) -> Option<Match> {
     let (own, other) = (&right - &right.mean_axis(Axis(0))?, &y - &y.mean_axis(Axis(0))?);
     let product = |a: &Array2<f64>, b: &Array2<f64>| (a * b).sum();
     let cosine = product(&own, &other) / (product(&own, &own) * product(&other, &other)).sqrt();
-    let heads = matches!(node.kind, PoolerDense | WordDense | ReplacedDense | Spans);
+    let heads = matches!(node.kind, PoolerDense | WordDense | ReplacedDense);
     let name = if heads && cosine.abs() < budget::UNRELATED { "head-not-loaded" } else { "weights-differ" };
     let off = (&y - &right).pow2().sum_axis(Axis(0));
     let size = budget::SAME.powi(2) * own.pow2().sum() / off.len() as f64;
@@ -165,8 +165,16 @@ pub fn other_weights(trial: &Trial<'_, '_>) -> Option<Match> {
         off.len(),
         fit.max_abs
     );
-    let certain = name == "head-not-loaded";
-    Some(Match { name, evidence, noise: fit.noise, gain: gain(row, fit.noise), explains: 0, certain, hypothesis: None })
+    // Weights in another order are other weights too: what happened to them is a guess.
+    Some(Match {
+        name,
+        evidence,
+        noise: fit.noise,
+        gain: gain(row, fit.noise),
+        explains: 0,
+        certain: false,
+        hypothesis: None,
+    })
 }
 
 #[cfg(test)]
