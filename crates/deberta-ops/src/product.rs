@@ -193,8 +193,8 @@ impl Job {
             // SAFETY: jobs do not overlap in rows and columns both.
             let mut rows: Vec<_> = rows.map(|i| unsafe { result.part(i, self.columns.clone()) }).collect();
             to_rows(lanes.as_chunks().0, &mut rows);
-            for (row, bias) in rows.into_iter().zip(std::iter::repeat(bias.unwrap_or_default())) {
-                row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b);
+            for row in rows {
+                row.iter_mut().zip(bias.unwrap_or_default()).for_each(|(y, &b)| *y += b);
             }
         }
     }
