@@ -9,23 +9,23 @@ context: the modules' projections are replaced by the results they would have.
 """
 
 import copy
-import json
 import math
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import workers  # noqa: E402
+from workers import Failure  # noqa: E402
+
 OURS = "deberta-ref"
 DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 # Calls are repeated within one measurement until they take this long, as in the worker.
 SHORTEST = 2e-3
-
-
-class Failure(Exception):
-    """What a program could not do, in its own words."""
 
 
 def wait(device):
@@ -41,18 +41,7 @@ class Ours:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def ask(self, **request):
-        try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = b""
-        if not line:
-            raise Failure(f"the worker ended with status {self.process.wait()}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise Failure(answer["error"])
-        return answer
+        return workers.ask(self.process, request)
 
     def whole(self, model, precision, replay):
         self.ask(do="load", model=str(model), precision=precision, replay=replay)

@@ -1,12 +1,15 @@
 """The programs that are compared: how each is started, asked, and watched."""
 
-import json
 import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+import workers  # noqa: E402
+from workers import Failure  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
@@ -16,10 +19,6 @@ THREADS = 2
 # Set on some machines for the sake of old versions of OpenBLAS; they slow a current one, so no program here sees them.
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 COUNTS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
-
-
-class Failure(Exception):
-    """A program that could not do what it was asked, in its own words."""
 
 
 class Worker:
@@ -33,17 +32,7 @@ class Worker:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment)
 
     def ask(self, **request):
-        try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
-            line = self.process.stdout.readline()
-        except BrokenPipeError:
-            line = b""
-        if not line:
-            raise Failure(f"it ended with status {self.process.wait()}; see {WORK / 'workers.log'}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise Failure(answer["error"])
+        answer = workers.ask(self.process, request, ended=f"it ended (see {WORK / 'workers.log'})")
         (value,) = answer.values()
         return value
 
