@@ -22,12 +22,14 @@
 //! The scale counts `pos_att_type` even where `relative_attention` is false, as the references do.
 
 mod fused;
+mod plan;
+mod projected;
 mod reference;
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
-use deberta_ops::{Hidden, Real, products, recycle};
+use deberta_ops::{Hidden, Panels, Real};
 use ndarray::{Array2, Array3, Array4, ArrayView2, CowArray, IxDyn};
 
 use crate::config::DebertaV2Config;
@@ -39,7 +41,7 @@ use crate::relative_position::RelativePositions;
 use crate::trace::Trace;
 use crate::weights::{Linear, ONLY_LAYER, Weights};
 
-pub(crate) use fused::Plan;
+pub(crate) use plan::Plan;
 
 /// The bodies that attention has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,7 +76,7 @@ struct Position<'w, T: Clone> {
     /// Projected relative rows never change, so they are computed once a model.
     projected: OnceLock<Projected<T>>,
     /// The same for the fused body.
-    kept: fused::Kept<T>,
+    kept: projected::Kept<T>,
 }
 
 /// Relative rows after projection, [R, H·D] each.
@@ -110,7 +112,7 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
             key_proj: weights.optional_linear(&format!("{at}.pos_key_proj")).filter(|_| !config.share_att_key),
             query_proj: weights.optional_linear(&format!("{at}.pos_query_proj")).filter(|_| !config.share_att_key),
             projected: OnceLock::new(),
-            kept: fused::Kept::none(),
+            kept: projected::Kept::none(),
         });
         Self {
             heads: config.num_attention_heads,
@@ -135,11 +137,11 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
         trace: &mut Trace<'_, T>,
     ) -> Attended<T> {
         if let Some(plan) = context.fused {
-            let [queries, keys, values] = self.project_content(query_states, hidden_states);
-            let states = [queries.view(), keys.view(), values.view()];
-            let attended = self.fused(states, context.relative_rows, plan);
-            [queries, keys, values].into_iter().for_each(recycle);
-            return Attended { context: attended, probabilities: None };
+            let states =
+                [(&self.query_proj, query_states), (&self.key_proj, hidden_states), (&self.value_proj, hidden_states)];
+            let states = states.map(|(projection, states)| Panels::of(projection.forward(states).view()));
+            let attended = self.fused(states.each_ref(), context.relative_rows, plan);
+            return Attended { context: attended.to_rows(), probabilities: None };
         }
         trace.within("self", |trace| {
             let queries = self.query_proj.forward(query_states); // [B·Q, H·D]
@@ -155,15 +157,35 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
         })
     }
 
-    /// Q, K and V, as one product where queries are made of the same states.
-    fn project_content(&self, query_states: ArrayView2<'_, T>, hidden_states: ArrayView2<'_, T>) -> [Array2<T>; 3] {
-        let maps = [&self.query_proj, &self.key_proj, &self.value_proj];
-        let small = maps.iter().any(|map| map.is_wide(hidden_states.nrows()));
-        if small || query_states.as_ptr() != hidden_states.as_ptr() {
-            return [maps[0].forward(query_states), maps[1].forward(hidden_states), maps[2].forward(hidden_states)];
-        }
-        let results = products(hidden_states, &maps.map(Linear::affine));
-        results.try_into().expect("a result for each of three maps")
+    /// The same in panels and by the fused body, where no product [keeps more digits](Linear::is_wide).
+    ///
+    /// # Shapes
+    /// `hidden_states` [N, E], `query_states` [N, E] or none where they are the same; returns [N, H·D].
+    pub(crate) fn unseen(
+        &self,
+        hidden_states: &Panels<T>,
+        query_states: Option<&Panels<T>>,
+        relative_rows: Option<&Array2<T>>,
+        plan: &Plan,
+    ) -> Panels<T> {
+        let [query, key, value] = self.projections().map(Linear::affine);
+        // One product, where it is one of the same states.
+        let [queries, keys, values] = match query_states {
+            None => hidden_states.products_then([query, key, value], |_| ()),
+            Some(query_states) => {
+                let [queries] = query_states.products_then([query], |_| ());
+                let [keys, values] = hidden_states.products_then([key, value], |_| ());
+                [queries, keys, values]
+            }
+        };
+        let context = self.fused([&queries, &keys, &values], relative_rows, plan);
+        [queries, keys, values].into_iter().for_each(Panels::give);
+        context
+    }
+
+    /// The projections of content: query, key and value.
+    pub(crate) fn projections(&self) -> [&Linear<'w, T>; 3] {
+        [&self.query_proj, &self.key_proj, &self.value_proj]
     }
 
     /// PosK and PosQ, as far as this attention uses them.

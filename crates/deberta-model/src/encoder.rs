@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use deberta_ops::{Real, recycle};
+use deberta_ops::{Panels, Real, recycle};
 use ndarray::{Array2, Array4, CowArray, Ix2};
 
 use crate::config::DebertaV2Config;
@@ -99,6 +99,9 @@ impl<'w, T: Real> Encoder<'w, T> {
                 trace.emit("LayerNorm", rows.view());
             }
             let context = self.context(&batch.mask, positions, batch.size, keep.attentions, fused);
+            if let Some(plan) = self.unseen_plan(embeddings.nrows(), fused) {
+                return self.unseen(embeddings, batch, keep, &context, plan);
+            }
             let mut encoded = Encoded {
                 last: embeddings.clone(),
                 before_last: Array2::zeros((0, 0)),
@@ -121,5 +124,40 @@ impl<'w, T: Real> Encoder<'w, T> {
             batch.emit(trace, "", &encoded.last);
             encoded
         })
+    }
+
+    /// The plan, where every layer can be computed [unseen](Layer::unseen) over so many rows.
+    pub(crate) fn unseen_plan<'p>(&self, rows: usize, plan: Option<&'p Plan>) -> Option<&'p Plan> {
+        plan.filter(|_| self.layers.iter().all(|layer| layer.can_be_unseen(rows)))
+    }
+
+    /// The same where nobody looks inside: states stay in panels from layer to layer.
+    fn unseen(
+        &self,
+        embeddings: &Array2<T>,
+        batch: &Batch<T>,
+        keep: Keep,
+        context: &AttentionContext<'_, T>,
+        plan: &Plan,
+    ) -> Encoded<T> {
+        let mut before_last = Panels::unwritten(0, 0);
+        let mut last = Panels::of(embeddings.view());
+        let mut hidden_states = Vec::new();
+        for (i, layer) in self.layers.iter().enumerate() {
+            let mut out = layer.unseen(&last, None, context, plan);
+            if let Some(conv) = self.conv.as_ref().filter(|_| i == 0) {
+                let convolved = conv.forward(embeddings.view(), out.to_rows(), batch, &mut Trace::off());
+                std::mem::replace(&mut out, Panels::of(convolved.view())).give();
+            }
+            if keep.hidden_states {
+                hidden_states.push(out.to_rows());
+            }
+            std::mem::replace(&mut before_last, std::mem::replace(&mut last, out)).give();
+        }
+        let encoded =
+            Encoded { last: last.to_rows(), before_last: before_last.to_rows(), hidden_states, attentions: Vec::new() };
+        last.give();
+        before_last.give();
+        encoded
     }
 }

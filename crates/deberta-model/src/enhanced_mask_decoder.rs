@@ -14,7 +14,7 @@
 //! the query. z₂ goes to the language-modelling head. Where absolute positions were already added to the embeddings
 //! (`position_biased_input`), the ordinary h_N is taken instead.
 
-use deberta_ops::Real;
+use deberta_ops::{Panels, Real};
 use ndarray::Array2;
 
 use crate::disentangled_attention::Plan;
@@ -49,6 +49,14 @@ pub(crate) fn decode<T: Real>(
     let mask = batch.decoder_mask.as_ref().unwrap_or(&batch.mask);
     let context = encoder.context(mask, positions, batch.size, false, fused);
     let layer = encoder.layers.last().expect("a configuration without layers is refused");
+    if let Some(plan) = encoder.unseen_plan(states.nrows(), fused) {
+        let hidden = Panels::of(encoded.before_last.view());
+        let mut states = Panels::of(states.view());
+        for _ in 0..PASSES {
+            states = layer.unseen(&hidden, Some(&states), &context, plan);
+        }
+        return states.to_rows();
+    }
     for pass in 0..PASSES {
         states = trace.within(&format!("emd.{pass}"), |trace| {
             layer.forward(encoded.before_last.view(), states.view(), &context, trace).0

@@ -11,7 +11,7 @@ use deberta_ops::{Activation, Panels, Real, narrow, recycle};
 use ndarray::{Array2, Array4, ArrayView2};
 
 use crate::config::DebertaV2Config;
-use crate::disentangled_attention::{Attended, AttentionContext, DisentangledSelfAttention};
+use crate::disentangled_attention::{Attended, AttentionContext, DisentangledSelfAttention, Plan};
 use crate::embeddings::{emit_rows, emit_wide};
 use crate::profile::Profile;
 use crate::trace::Trace;
@@ -52,6 +52,12 @@ impl<T: Real> Output<'_, T> {
             out
         })
     }
+
+    fn unseen(&self, x: Panels<T>, residual: &Panels<T>) -> Panels<T> {
+        let [sum] = x.products_then([self.dense.affine()], |_| ());
+        x.give();
+        self.layer_norm.panels(sum, residual)
+    }
 }
 
 impl<'w, T: Real> Layer<'w, T> {
@@ -88,11 +94,7 @@ impl<'w, T: Real> Layer<'w, T> {
             emit_rows(trace, "", &out, size);
             (out, probabilities)
         });
-        let out = if context.fused.is_some() && !self.intermediate.is_wide(attended.nrows()) {
-            self.feed_forward_unseen(&attended)
-        } else {
-            self.feed_forward(&attended, size, trace)
-        };
+        let out = self.feed_forward(&attended, size, trace);
         recycle(attended);
         emit_rows(trace, "", &out, size);
         (out, probabilities)
@@ -121,16 +123,30 @@ impl<'w, T: Real> Layer<'w, T> {
         out
     }
 
-    /// The same where nobody looks inside: what lies between the two products stays as the first leaves it and the second
-    /// takes it.
-    fn feed_forward_unseen(&self, attended: &Array2<T>) -> Array2<T> {
-        let x = Panels::of(attended.view());
-        let inner = x.product_then(self.intermediate.affine(), |y| self.activation.apply_slice(y)); // [N, I]
-        x.give();
-        let sum = inner.products(&[self.output.dense.affine()]).remove(0); // [N, E]
-        inner.give();
-        let out = self.output.layer_norm.forward_with(sum.view(), attended.view());
-        recycle(sum);
+    /// Whether [`Self::unseen`] computes as [`Self::forward`] does, for so many rows: no product is one of those few whose sums
+    /// keep more digits.
+    pub(crate) fn can_be_unseen(&self, rows: usize) -> bool {
+        let others = [&self.attention_output.dense, &self.intermediate, &self.output.dense];
+        !self.attention.projections().into_iter().chain(others).any(|product| product.is_wide(rows))
+    }
+
+    /// The same where nobody looks inside: everything stays in panels, as one product leaves it and the next takes it.
+    ///
+    /// # Shapes
+    /// `hidden_states` [N, E], `query_states` [N, E] or none where they are the same; returns [N, E].
+    pub(crate) fn unseen(
+        &self,
+        hidden_states: &Panels<T>,
+        query_states: Option<&Panels<T>>,
+        context: &AttentionContext<'_, T>,
+        plan: &Plan,
+    ) -> Panels<T> {
+        let states = self.attention.unseen(hidden_states, query_states, context.relative_rows, plan);
+        let attended = self.attention_output.unseen(states, query_states.unwrap_or(hidden_states)); // [N, E]
+        let activate = |y: &mut [T]| self.activation.apply_slice(y);
+        let [inner] = attended.products_then([self.intermediate.affine()], activate); // [N, I]
+        let out = self.output.unseen(inner, &attended);
+        attended.give();
         out
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use deberta_ops::{Affine, Real, accumulates_wide, layer_norm, linear, linear_wide, residual_layer_norm};
+use deberta_ops::{
+    Affine, Panels, Real, accumulates_wide, layer_norm, linear, linear_wide, panels_layer_norm, residual_layer_norm,
+};
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Dimension, Ix1, Ix2, IxDyn};
 
 use crate::config::DebertaV2Config;
@@ -150,5 +152,10 @@ impl<T: Real> LayerNorm<'_, T> {
     /// The same for x + residual.
     pub(crate) fn forward_with<S: Real>(&self, x: ArrayView2<'_, S>, residual: ArrayView2<'_, T>) -> Array2<T> {
         residual_layer_norm(x, residual, self.weight.view(), self.bias.view(), self.eps)
+    }
+
+    /// The same in panels.
+    pub(crate) fn panels(&self, x: Panels<T>, residual: &Panels<T>) -> Panels<T> {
+        panels_layer_norm(x, residual, self.weight.view(), self.bias.view(), self.eps)
     }
 }

@@ -107,6 +107,20 @@ fn every_length_about_a_block() {
     check::<f32>(&json!({}), Profile::HF_5, 300, &[0..300], F32_BOUND);
 }
 
+/// Wide enough that no product is one of those few whose sums keep more digits: states stay in panels in `f32`, too.
+#[test]
+fn in_f32_where_no_product_is_small() {
+    let sizes = json!({ "hidden_size": 144, "num_attention_heads": 3, "intermediate_size": 200 });
+    let with = |name: &str, value: Value| {
+        let mut changes = sizes.clone();
+        changes[name] = value;
+        changes
+    };
+    for changes in [sizes.clone(), with("conv_kernel_size", json!(3)), with("share_att_key", json!(false))] {
+        check::<f32>(&changes, Profile::HF_5, 150, &[0..150, 0..3, 20..149], F32_BOUND);
+    }
+}
+
 #[test]
 fn any_number_of_threads_gives_the_same_to_the_bit() {
     let model = model::<f32>(&config(&json!({})), Profile::HF_5);

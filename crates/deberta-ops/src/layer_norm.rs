@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use crate::buffers::unwritten;
 use crate::dispatch::dispatched;
-use crate::{Real, SharedRows, for_each};
+use crate::{LANES, Lanes, Panels, Real, SharedRows, for_each};
 
 /// The rows of one job.
 const ROWS: usize = 8;
@@ -50,6 +50,73 @@ pub fn residual_layer_norm<S: Real, T: Real>(
             None => sum.iter_mut().zip(residual.row(i)).for_each(|(s, r)| *s += r.wide()),
         }
     })
+}
+
+/// The same in panels, in which sixteen rows are normalized side by side; the result takes the place of x.
+///
+/// # Panics
+/// If the shapes do not agree.
+pub fn panels_layer_norm<T: Real>(
+    mut x: Panels<T>,
+    residual: &Panels<T>,
+    weight: ArrayView1<'_, T>,
+    bias: ArrayView1<'_, T>,
+    eps: f64,
+) -> Panels<T> {
+    let (count, width) = (x.count(), x.depth());
+    assert_eq!((x.rows(), width), (residual.rows(), residual.depth()), "one residual an element");
+    assert_eq!((weight.len(), bias.len()), (width, width), "one weight and bias a column");
+    let (weight, bias) = (weight.as_standard_layout(), bias.as_standard_layout());
+    let (weight, bias) = (weight.as_slice().unwrap_or_default(), bias.as_slice().unwrap_or_default());
+    let shared = x.shared(width * LANES);
+    for_each(if width > 0 { count } else { 0 }, |p| {
+        // SAFETY: each panel is one job's.
+        let x = unsafe { shared.row(p) }.as_chunks_mut().0;
+        normalize_lanes(x, residual.panel(p), weight, bias, eps);
+    });
+    x
+}
+
+dispatched! {
+    fn normalize_lanes<T>(x: &mut [Lanes<T>], residual: &[Lanes<T>], weight: &[T], bias: &[T], eps: f64) = normalize_lanes_body
+}
+
+#[inline(always)]
+fn normalize_lanes_body<T: Real>(x: &mut [Lanes<T>], residual: &[Lanes<T>], weight: &[T], bias: &[T], eps: f64) {
+    let count = x.len() as f64;
+    // Added up anew in each step rather than kept: a panel in `f64` would fill the cache.
+    let sum = |x: &Lanes<T>, residual: &Lanes<T>| -> [f64; LANES] {
+        let mut sum = [0.0; LANES];
+        for l in 0..LANES {
+            sum[l] = x[l].wide() + residual[l].wide();
+        }
+        sum
+    };
+    // 1. μ
+    let mut mean = [0.0; LANES];
+    for (x, residual) in x.iter().zip(residual) {
+        let sum = sum(x, residual);
+        for l in 0..LANES {
+            mean[l] += sum[l];
+        }
+    }
+    mean.iter_mut().for_each(|mean| *mean /= count);
+    // 2. σ²
+    let mut scale = [0.0; LANES];
+    for (x, residual) in x.iter().zip(residual) {
+        let sum = sum(x, residual);
+        for l in 0..LANES {
+            scale[l] += (sum[l] - mean[l]) * (sum[l] - mean[l]);
+        }
+    }
+    scale.iter_mut().for_each(|scale| *scale = 1.0 / (*scale / count + eps).sqrt());
+    // 3. normalize, scale, shift
+    for ((x, residual), (g, b)) in x.iter_mut().zip(residual).zip(weight.iter().zip(bias)) {
+        let (sum, g, b) = (sum(x, residual), g.wide(), b.wide());
+        for l in 0..LANES {
+            x[l] = T::of((sum[l] - mean[l]) * scale[l] * g + b);
+        }
+    }
 }
 
 /// The rows that `lay` lays out in `f64`, each normalized.
@@ -136,6 +203,22 @@ mod tests {
                     let tolerance = oracle::ROUNDING_F64 * 1e3 / (variance + 1e-7).sqrt();
                     prop_assert!((y[[r, c]] - expected).abs() <= tolerance);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn panels_are_normalized_as_rows_are() {
+        for (n, e) in [(1, 1), (16, 7), (37, 20)] {
+            let mut rng = oracle::Rng::new((n * e) as u64);
+            let (x, residual) = (rng.matrix(n, e), rng.matrix(n, e) + 3.0);
+            let (weight, bias) = (rng.vector(e), rng.vector(e));
+            let expected = residual_layer_norm(x.view(), residual.view(), weight.view(), bias.view(), 1e-7);
+            let panels = Panels::of(residual.view());
+            let found = panels_layer_norm(Panels::of(x.view()), &panels, weight.view(), bias.view(), 1e-7).to_rows();
+            for (found, expected) in found.iter().zip(&expected) {
+                // The sums are taken in another order.
+                assert!((found - expected).abs() <= 4.0 * oracle::ROUNDING_F64 * (3 * e) as f64, "{found} {expected}");
             }
         }
     }

@@ -1,27 +1,25 @@
 //! Matrix products of one array with several weights: y = x·Wᵀ + b for each.
 //!
-//! 1. x is laid into panels: sixteen rows side by side, term after term, so that a tile ([`crate::Tiles`]) can load a term of
-//!    sixteen rows at once. The weights stay where they are.
+//! 1. x is laid into panels ([`Panels`]), if it is not in panels already. The weights stay where they are.
 //! 2. The result is cut into jobs of up to [`BLOCK`] rows of x and a number of columns. A job goes over the terms in blocks,
-//!    of which a panel stays in the first-level cache while weights go by.
-//! 3. A finished job is turned from panels into rows, and b is added. Where another product follows, it stays in panels: b is
-//!    added and an activation applied while it is in the cache.
+//!    of which a panel stays in the nearest caches while weights go by.
+//! 3. Sums begin with b. A finished job is turned from panels into rows; where another product follows, it was computed in its
+//!    place among panels, and an activation is applied while it is in the cache.
 //!
 //! Sums are taken in the type of the data, block by block in the order of the terms.
 
 use ndarray::{Array2, ArrayView1, ArrayView2, CowArray, Ix2};
 
-use crate::Real;
 use crate::buffers::{give, take, unwritten};
-use crate::shared::SharedRows;
 use crate::threads::{for_each, threads};
-use crate::tile::{LANES, Tiles};
-use crate::transpose::{to_lanes, to_rows};
+use crate::{LANES, Panels, Real, SharedRows, Tiles, to_rows};
 
 /// The rows of x in one job, at most.
 const BLOCK: usize = 128;
 /// The terms in one block, at most.
-const DEPTH: usize = 384;
+const DEPTH: usize = 768;
+/// The columns in one job, at most.
+const COLUMNS: usize = 24;
 
 /// An affine map: weight [O, I] and bias \[O\] or none.
 #[derive(Clone, Copy, Debug)]
@@ -30,16 +28,6 @@ pub struct Affine<'a, T> {
     pub weight: ArrayView2<'a, T>,
     /// b
     pub bias: Option<ArrayView1<'a, T>>,
-}
-
-/// Rows of an array, sixteen side by side, [⌈N/16⌉, I, 16]; whatever it be, where there are no more rows.
-#[derive(Debug)]
-pub struct Panels<T> {
-    /// N
-    rows: usize,
-    /// I
-    depth: usize,
-    numbers: Vec<T>,
 }
 
 /// x·Wᵀ + b for each map.
@@ -57,29 +45,6 @@ pub fn products<T: Real>(x: ArrayView2<'_, T>, maps: &[Affine<'_, T>]) -> Vec<Ar
 }
 
 impl<T: Real> Panels<T> {
-    /// The rows of x, [N, I].
-    pub fn of(x: ArrayView2<'_, T>) -> Self {
-        let mut panels = Self::unwritten(x.nrows(), x.ncols());
-        let shared = SharedRows::of(&mut panels.numbers, x.ncols() * LANES);
-        for_each(if x.is_empty() { 0 } else { x.nrows().div_ceil(LANES) }, |p| {
-            let rows: Vec<_> = x.rows().into_iter().skip(p * LANES).take(LANES).collect();
-            let rows: Vec<_> = rows.iter().map(|row| row.as_standard_layout()).collect();
-            let rows: Vec<_> = rows.iter().map(|row| row.as_slice().expect("laid out in order")).collect();
-            // SAFETY: each panel is one job's.
-            to_lanes(&rows, unsafe { shared.row(p) }.as_chunks_mut().0);
-        });
-        panels
-    }
-
-    fn unwritten(rows: usize, depth: usize) -> Self {
-        Self { rows, depth, numbers: take(rows.div_ceil(LANES) * depth * LANES) }
-    }
-
-    /// Hands back the memory, when nobody needs the panels any more.
-    pub fn give(self) {
-        give(self.numbers);
-    }
-
     /// x·Wᵀ + b for each map.
     ///
     /// # Shapes
@@ -88,42 +53,43 @@ impl<T: Real> Panels<T> {
     /// # Panics
     /// If the shapes do not agree.
     pub fn products(&self, maps: &[Affine<'_, T>]) -> Vec<Array2<T>> {
-        let mut results: Vec<Array2<T>> = maps.iter().map(|m| unwritten((self.rows, m.weight.nrows()))).collect();
+        let mut results: Vec<Array2<T>> = maps.iter().map(|m| unwritten((self.rows(), m.weight.nrows()))).collect();
         let shared: Vec<_> = results.iter_mut().map(SharedRows::new).collect();
-        self.multiply(maps, |job, sums, bias| job.write_rows(sums, bias, &shared[job.map]));
+        self.multiply(maps, |job, weight, bias| job.write_rows(self, weight, bias, &shared[job.map]));
         results
     }
 
-    /// f(x·Wᵀ + b), in panels again; `f` is given pieces in no order.
+    /// f(x·Wᵀ + b) for each map, in panels again; `f` is given pieces in no order.
     ///
     /// # Shapes
-    /// The weight [O, I]; returns panels of [N, O].
+    /// Each weight [O, I]; returns panels of [N, O] for each.
     ///
     /// # Panics
     /// If the shapes do not agree.
-    pub fn product_then(&self, map: Affine<'_, T>, f: impl Fn(&mut [T]) + Sync) -> Self {
-        let mut result = Self::unwritten(self.rows, map.weight.nrows());
-        let shared = SharedRows::of(&mut result.numbers, map.weight.nrows() * LANES);
-        self.multiply(&[map], |job, sums, bias| job.write_panels(sums, bias, &shared, &f));
-        result
+    pub fn products_then<const N: usize>(&self, maps: [Affine<'_, T>; N], f: impl Fn(&mut [T]) + Sync) -> [Self; N] {
+        let mut results = maps.map(|map| Self::unwritten(self.rows(), map.weight.nrows()));
+        let shared = results.each_mut().map(|result| {
+            let width = result.depth() * LANES;
+            result.shared(width)
+        });
+        self.multiply(&maps, |job, weight, bias| job.write_panels(self, weight, bias, &shared[job.map], &f));
+        results
     }
 
-    /// Has W·xᵀ computed part by part, and each handed to `finish` with the part of b that belongs to it.
-    fn multiply(&self, maps: &[Affine<'_, T>], finish: impl Fn(&Job, &[T], Option<&[T]>) + Sync) {
+    /// Has each part of W·xᵀ + b computed by `compute`, which is given W, row after row, and the part of b that belongs to it.
+    fn multiply(&self, maps: &[Affine<'_, T>], compute: impl Fn(&Job, &[T], Option<&[T]>) + Sync) {
         // Copied only where it does not lie row after row, as no checkpoint's does.
         let weights: Vec<_> = maps.iter().map(|map| map.weight.as_standard_layout()).collect();
         for (map, weight) in maps.iter().zip(&weights) {
-            assert_eq!(weight.ncols(), self.depth, "as many terms on both sides");
+            assert_eq!(weight.ncols(), self.depth(), "as many terms on both sides");
             assert!(map.bias.is_none_or(|b| b.len() == weight.nrows()), "one bias a column");
         }
         let biases: Vec<_> = maps.iter().map(|map| map.bias.map(|b| b.to_vec())).collect();
-        let jobs = jobs(self.rows, &weights);
+        let jobs = jobs(self.rows(), &weights);
         for_each(jobs.len(), |i| {
             let job = &jobs[i];
-            let sums = job.sums(weights[job.map].view(), &self.numbers);
-            let bias = biases[job.map].as_ref().map(|b| &b[job.columns.clone()]);
-            finish(job, &sums, bias);
-            give(sums);
+            let weight = weights[job.map].as_slice().expect("laid out in order before");
+            compute(job, weight, biases[job.map].as_ref().map(|b| &b[job.columns.clone()]));
         });
     }
 }
@@ -140,7 +106,7 @@ fn jobs<T: Real>(n: usize, weights: &[CowArray<'_, T, Ix2>]) -> Vec<Job> {
     let blocks = n.div_ceil(BLOCK);
     let columns: usize = weights.iter().map(|w| w.nrows()).sum();
     // At least four jobs a thread where there is as much to do, and slabs that are full.
-    let wanted = (columns * blocks).div_ceil(4 * threads()).clamp(1, 48);
+    let wanted = (columns * blocks).div_ceil(4 * threads()).clamp(1, COLUMNS);
     let chunk = wanted.next_multiple_of(T::tile_rows());
     let mut jobs = Vec::new();
     for rows in (0..n).step_by(BLOCK).map(|from| from..n.min(from + BLOCK)) {
@@ -153,66 +119,74 @@ fn jobs<T: Real>(n: usize, weights: &[CowArray<'_, T, Ix2>]) -> Vec<Job> {
 }
 
 impl Job {
-    /// W·xᵀ of the job, [panels, columns, 16].
-    fn sums<T: Real>(&self, weight: ArrayView2<'_, T>, panels: &[T]) -> Vec<T> {
-        let depth = weight.ncols();
-        let (first, count) = (self.rows.start / LANES, self.rows.len().div_ceil(LANES));
-        let width = self.columns.len();
-        let mut sums = take(count * width * LANES);
-        if depth == 0 {
-            sums.fill(T::zero());
-        }
-        let weight = weight.as_slice().expect("laid out in order before");
+    /// W·xᵀ + b of the job, from `c` on: [panels, columns, 16], `c_panel` from panel to panel.
+    ///
+    /// # Safety
+    /// `c` points to `len` numbers, of which nobody else uses those of the job's result.
+    unsafe fn multiply<T: Real>(
+        &self,
+        x: &Panels<T>,
+        weight: &[T],
+        bias: Option<&[T]>,
+        (c, len): (*mut T, usize),
+        c_panel: usize,
+    ) {
+        let depth = x.depth();
+        let first = self.rows.start / LANES;
         let block = depth.div_ceil(depth.div_ceil(DEPTH).max(1)).max(1);
-        for k in (0..depth).step_by(block) {
-            let tile = Tiles {
+        for k in (0..depth.max(1)).step_by(block) {
+            let tiles = Tiles {
                 depth: block.min(depth - k),
-                rows: width,
-                panels: count,
+                rows: self.columns.len(),
+                panels: self.rows.len().div_ceil(LANES),
                 a: &weight[self.columns.start * depth + k..],
                 a_row: depth,
                 a_depth: 1,
-                x: &panels[(first * depth + k) * LANES..],
+                x: &x.numbers()[(first * depth + k) * LANES..],
                 x_depth: LANES,
                 x_panel: depth * LANES,
                 c_row: LANES,
-                c_panel: width * LANES,
+                c_panel,
+                start: bias.filter(|_| k == 0),
                 accumulates: k > 0,
                 ahead: T::tile_rows() * depth,
             };
-            tile.compute(&mut sums);
+            // SAFETY: the caller's promise.
+            unsafe { tiles.compute_at(c, len) };
         }
-        sums
     }
 
-    /// Writes the job's part of the result in rows, and with b.
-    fn write_rows<T: Real>(&self, sums: &[T], bias: Option<&[T]>, result: &SharedRows<'_, T>) {
-        let panels = sums.chunks_exact(self.columns.len() * LANES);
-        for (first, lanes) in self.rows.clone().step_by(LANES).zip(panels) {
+    /// Writes the job's part of the result in rows.
+    fn write_rows<T: Real>(&self, x: &Panels<T>, weight: &[T], bias: Option<&[T]>, result: &SharedRows<'_, T>) {
+        let width = self.columns.len() * LANES;
+        let mut sums = take(self.rows.len().div_ceil(LANES) * width);
+        // SAFETY: the sums are this job's.
+        unsafe { self.multiply(x, weight, bias, (sums.as_mut_ptr(), sums.len()), width) };
+        for (first, lanes) in self.rows.clone().step_by(LANES).zip(sums.chunks_exact(width)) {
             let rows = first..self.rows.end.min(first + LANES);
             // SAFETY: jobs do not overlap in rows and columns both.
             let mut rows: Vec<_> = rows.map(|i| unsafe { result.part(i, self.columns.clone()) }).collect();
             to_rows(lanes.as_chunks().0, &mut rows);
-            for row in rows {
-                row.iter_mut().zip(bias.unwrap_or_default()).for_each(|(y, &b)| *y += b);
-            }
         }
+        give(sums);
     }
 
-    /// Writes the job's part of the result in panels, with b and then f.
-    fn write_panels<T: Real>(&self, sums: &[T], bias: Option<&[T]>, result: &SharedRows<'_, T>, f: &impl Fn(&mut [T])) {
+    /// Writes the job's part of the result in panels, and then f of it.
+    fn write_panels<T: Real>(
+        &self,
+        x: &Panels<T>,
+        weight: &[T],
+        bias: Option<&[T]>,
+        result: &SharedRows<'_, T>,
+        f: &impl Fn(&mut [T]),
+    ) {
         let columns = self.columns.start * LANES..self.columns.end * LANES;
-        for (p, sums) in (self.rows.start / LANES..).zip(sums.chunks_exact(columns.len())) {
+        let panels = self.rows.start / LANES..self.rows.end.div_ceil(LANES);
+        // SAFETY: as above.
+        unsafe { self.multiply(x, weight, bias, result.from(panels.start, columns.start), result.width()) };
+        for panel in panels {
             // SAFETY: as above.
-            let part = unsafe { result.part(p, columns.clone()) };
-            match bias {
-                Some(bias) => {
-                    let lanes = part.as_chunks_mut::<LANES>().0.iter_mut().zip(sums.as_chunks::<LANES>().0);
-                    lanes.zip(bias).for_each(|((y, sum), &b)| *y = sum.map(|sum| sum + b));
-                }
-                None => part.copy_from_slice(sums),
-            }
-            f(part);
+            f(unsafe { result.part(panel, columns.clone()) });
         }
     }
 }
@@ -261,7 +235,7 @@ mod tests {
         let bias = rng.vector(inner).mapv(T::of);
         let map = Affine { weight: first.view(), bias: Some(bias.view()) };
         let last = Affine { weight: second.view(), bias: None };
-        let panels = Panels::of(x.view()).product_then(map, |piece| piece.iter_mut().for_each(|v| *v = *v + *v));
+        let [panels] = Panels::of(x.view()).products_then([map], |piece| piece.iter_mut().for_each(|v| *v = *v + *v));
         let found = panels.products(&[last]).remove(0);
         let between = products(x.view(), &[map]).remove(0);
         let expected = products(between.view(), &[last]).remove(0);

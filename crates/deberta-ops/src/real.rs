@@ -3,7 +3,8 @@
 use ndarray::NdFloat;
 
 use crate::buffers::Drawer;
-use crate::{Activation, Tiles, tile, transpose, vectorized};
+use crate::look_up::{self, At, LookUp};
+use crate::{Activation, Lanes, Tiles, tile, transpose, vectorized};
 
 /// `f32` or `f64`: what the architecture is written over.
 pub trait Real: NdFloat + std::iter::Sum + Default {
@@ -24,6 +25,9 @@ pub trait Real: NdFloat + std::iter::Sum + Default {
 
     /// The block with rows and columns exchanged.
     fn turned(block: [[Self; 4]; 4]) -> [[Self; 4]; 4];
+
+    /// Adds terms that are looked up by distance; [`LookUp::add`] is the safe way to it.
+    fn add_looked_up(look_up: &LookUp, scores: &mut [Lanes<Self>], terms: &[Self], at: At);
 
     /// How many rows a tile has on this processor.
     fn tile_rows() -> usize;
@@ -63,6 +67,10 @@ impl Real for f32 {
         transpose::turned_single(block)
     }
 
+    fn add_looked_up(look_up: &LookUp, scores: &mut [Lanes<Self>], terms: &[Self], at: At) {
+        look_up::add_single(look_up, scores, terms, at);
+    }
+
     fn tile_rows() -> usize {
         tile::single::rows()
     }
@@ -99,6 +107,10 @@ impl Real for f64 {
 
     fn turned(block: [[Self; 4]; 4]) -> [[Self; 4]; 4] {
         transpose::turned(block)
+    }
+
+    fn add_looked_up(look_up: &LookUp, scores: &mut [Lanes<Self>], terms: &[Self], at: At) {
+        look_up::add_one_by_one(look_up, scores, terms, at);
     }
 
     fn tile_rows() -> usize {

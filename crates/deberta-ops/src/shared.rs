@@ -34,6 +34,11 @@ impl<'a, T> SharedRows<'a, T> {
         Self { start: numbers.as_mut_ptr(), rows, width, of: PhantomData }
     }
 
+    /// The number of columns.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// Some columns of a row.
     ///
     /// # Safety
@@ -46,6 +51,16 @@ impl<'a, T> SharedRows<'a, T> {
         assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.width, "within the array");
         // SAFETY: within the array, as was just checked; exclusive by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(row * self.width + columns.start), columns.len()) }
+    }
+
+    /// Where a row's column lies, and how many numbers follow until the end of all rows.
+    ///
+    /// # Panics
+    /// If there is no such row or column.
+    pub fn from(&self, row: usize, column: usize) -> (*mut T, usize) {
+        assert!(row < self.rows && column < self.width, "within the array");
+        let at = row * self.width + column;
+        (self.start.wrapping_add(at), self.rows * self.width - at)
     }
 
     /// A whole row.

@@ -42,6 +42,8 @@ pub struct Tiles<'a, T> {
     pub c_row: usize,
     /// From panel to panel of C.
     pub c_panel: usize,
+    /// What the sums of each row begin with; zero where there is nothing.
+    pub start: Option<&'a [T]>,
     /// Whether C is added to.
     pub accumulates: bool,
     /// How far behind each row of A lies one that is wanted soon; 0 where none is.
@@ -55,18 +57,31 @@ impl<T: Real> Tiles<'_, T> {
     /// # Panics
     /// If a slice is too short for what is said of it.
     pub fn compute(&self, c: &mut [T]) {
+        // SAFETY: a slice that is borrowed to be written is nobody else's.
+        unsafe { self.compute_at(c.as_mut_ptr(), c.len()) }
+    }
+
+    /// The same where others write what lies between the panels of C.
+    ///
+    /// # Safety
+    /// `c` points to `len` numbers, of which nobody else uses those of C meanwhile.
+    ///
+    /// # Panics
+    /// As above.
+    pub unsafe fn compute_at(&self, c: *mut T, len: usize) {
         let (rows, panels, depth) = (self.rows, self.panels, self.depth);
         if rows == 0 || panels == 0 {
             return;
         }
-        assert!((rows - 1) * self.c_row + (panels - 1) * self.c_panel + LANES <= c.len(), "C holds the product");
+        assert!((rows - 1) * self.c_row + (panels - 1) * self.c_panel + LANES <= len, "C holds the product");
+        assert!(self.start.is_none_or(|start| start.len() >= rows), "a start for every row");
         if depth > 0 {
             assert!((rows - 1) * self.a_row + (depth - 1) * self.a_depth < self.a.len(), "A holds every row and term");
             let last = (depth - 1) * self.x_depth + (panels - 1) * self.x_panel;
             assert!(last + LANES <= self.x.len(), "X holds every term");
         }
         // SAFETY: everything that is read or written lies within the slices, as was just checked.
-        unsafe { T::tiles(self, c.as_mut_ptr()) }
+        unsafe { T::tiles(self, c) }
     }
 
     /// The part of the product from a row and a panel on, and where it goes.
@@ -81,6 +96,7 @@ impl<T: Real> Tiles<'_, T> {
                 a: self.a.as_ptr().add(row.wrapping_mul(self.a_row)),
                 x: self.x.as_ptr().add(panel.wrapping_mul(self.x_panel)),
                 c: c.add(row.wrapping_mul(self.c_row).wrapping_add(panel.wrapping_mul(self.c_panel))),
+                start: self.start.map(|start| start.as_ptr().add(row)),
                 ahead: if panel == 0 { self.ahead } else { 0 },
             }
         }
@@ -92,6 +108,7 @@ struct Part<T> {
     a: *const T,
     x: *const T,
     c: *mut T,
+    start: Option<*const T>,
     ahead: usize,
 }
 
@@ -130,6 +147,11 @@ unsafe fn run<T: Real, V: Vector<T>, const ROWS: usize, const PANELS: usize>(til
     unsafe {
         // Wrapping arithmetic: the offsets are in range, as was checked, and a check in here would cost most of the speed.
         let mut sums = [[V::zero(); PANELS]; ROWS];
+        if let Some(start) = part.start {
+            for r in 0..ROWS {
+                sums[r] = [V::repeat(start.wrapping_add(r)); PANELS];
+            }
+        }
         let mut rows = [part.a; ROWS];
         for r in 0..ROWS {
             rows[r] = rows[r].wrapping_add(r.wrapping_mul(tile.a_row));
