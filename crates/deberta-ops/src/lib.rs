@@ -30,6 +30,7 @@ mod shared;
 mod threads;
 mod tile;
 mod transpose;
+mod vector;
 mod vectorized;
 
 pub use activation::Activation;
