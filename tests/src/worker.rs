@@ -15,25 +15,20 @@
 //! An answer may be `{"error": sentence}` as well. The operands of attention are `query`, `key` and `value` [N, H·D], `pos_key` and
 //! `pos_query` [R, H·D], and `starts` \[B + 1\] in i64; `context` [N, H·D] goes to FILE.
 
+mod attention;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::path::Path;
-use std::time::Instant;
 
-use deberta_cuda::ops::{Attention, Rung, Slots, runs};
-use deberta_cuda::{Device, Memory, Model, Ops, Precision, slots};
+use deberta_cuda::{Device, Model, Precision};
 use deberta_ref::{Head, Inputs, Keep, ModelDirectory, NamedTensors, Profile, TensorData, Trace, read_inputs};
-use ndarray::ArrayView2;
-use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 use crate::speed;
 
 type Answer = Result<Value, Box<dyn Error>>;
-
-/// Calls are repeated within one measurement until they take this long, so that the clock does not count.
-const SHORTEST: f64 = 2e-3;
 
 /// Answers every line of `requests` on `answers`.
 ///
@@ -82,117 +77,10 @@ fn answer<'d, D: Device>(device: &'d D, model: &mut Option<Model<&'d D>>, reques
             write(request, "last_hidden_state", states)?;
             Ok(json!({ "saved": true }))
         }
-        Some("attention") => attention(device, request),
-        other => Err(format!("unknown request {other:?}").into()),
+        Some("attention") => attention::time(device, request),
+        Some(other) => Err(format!("unknown request `{other}`").into()),
+        None => Err("no `do`".into()),
     }
-}
-
-/// Attention alone, by the kernel that a model would choose.
-fn attention<D: Device>(device: &D, request: &Value) -> Answer {
-    let bytes = std::fs::read(path(request, "file")?)?;
-    let file = SafeTensors::deserialize(&bytes)?;
-    let (precision, heads) = (precision(request)?, number(request, "heads")?);
-    let starts: Vec<i32> = int_list(&file, "starts")?;
-    let longest = starts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
-    let max_length = usize::try_from(longest)?.max(1);
-    let config = speed::config(json!({
-        "relative_attention": true, "pos_att_type": "c2p|p2c", "position_buckets": number(request, "buckets")?,
-        "max_position_embeddings": number(request, "positions")?,
-    }));
-    device.trim();
-    let table = slots(&config, &Profile::HF_5, max_length);
-    let [query, key, value, pos_key, pos_query] =
-        ["query", "key", "value", "pos_key", "pos_query"].map(|name| Operand::upload(device, precision, &file, name));
-    let (query, key, value, pos_key, pos_query) = (query?, key?, value?, pos_key?, pos_query?);
-    let (ends, runs) = (upload(device, &starts)?, upload(device, &runs(&table))?);
-    let table_memory = upload(device, &table)?;
-    let head_size = query.columns / heads;
-    let call = Attention {
-        query: query.matrix(precision),
-        key: key.matrix(precision),
-        value: value.matrix(precision),
-        positions: Some(Slots {
-            keys: Some(pos_key.matrix(precision)),
-            queries: Some(pos_query.matrix(precision)),
-            slots: table_memory.array(table.len()),
-            runs: runs.array(table.len()),
-        }),
-        cu_seqlens: ends.array(starts.len()),
-        max_length,
-        heads,
-        head_size,
-        scale: (3.0 * head_size as f32).sqrt(),
-        mask: None,
-    };
-    let rung = Rung::best(&call, precision, false, device.shared_memory_limit());
-    let floats = rung.workspace(&call);
-    let workspace = device.allocate(4 * floats)?;
-    let out = device.allocate(query.rows * query.columns * precision.bytes())?;
-    let ops = Ops::new(device, precision);
-    let calls = |count: usize| -> Result<f64, Box<dyn Error>> {
-        let begin = Instant::now();
-        for _ in 0..count {
-            let to = out.matrix(precision, query.rows, query.columns);
-            ops.attention(&to, &call, rung, Some(&workspace.array(floats)), None)?;
-        }
-        device.download(&out, &mut [0])?;
-        Ok(begin.elapsed().as_secs_f64() / count as f64)
-    };
-    calls(2)?;
-    let count = (SHORTEST / calls(1)?).ceil().clamp(1.0, 1000.0) as usize;
-    let seconds = (0..number(request, "repeat")?).map(|_| calls(count)).collect::<Result<Vec<f64>, _>>()?;
-    let mut context = vec![0; out.bytes()];
-    device.download(&out, &mut context)?;
-    let context = precision.decode(&context[..query.rows * query.columns * precision.bytes()]);
-    let context = ArrayView2::from_shape((query.rows, query.columns), &context)?;
-    write(request, "context", TensorData::new(&context.into_dyn()))?;
-    Ok(json!({ "seconds": seconds, "bytes": device.taken(), "kernel": rung.name() }))
-}
-
-/// A matrix of a file on the device.
-struct Operand<M> {
-    memory: M,
-    rows: usize,
-    columns: usize,
-}
-
-impl<M: Memory> Operand<M> {
-    fn upload<D: Device<Memory = M>>(
-        device: &D,
-        precision: Precision,
-        file: &SafeTensors<'_>,
-        name: &str,
-    ) -> Result<Self, Box<dyn Error>> {
-        let tensor = file.tensor(name)?;
-        let (Dtype::F32, &[rows, columns]) = (tensor.dtype(), tensor.shape()) else {
-            return Err(format!("`{name}` is no matrix in f32").into());
-        };
-        let numbers = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        let bytes = precision.encode(numbers);
-        let memory = device.allocate(bytes.len())?;
-        device.upload(&memory, &bytes)?;
-        Ok(Self { memory, rows, columns })
-    }
-
-    fn matrix(&self, precision: Precision) -> deberta_cuda::Matrix<'_> {
-        self.memory.matrix(precision, self.rows, self.columns)
-    }
-}
-
-fn upload<D: Device>(device: &D, values: &[i32]) -> Result<D::Memory, Box<dyn Error>> {
-    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-    let memory = device.allocate(bytes.len())?;
-    device.upload(&memory, &bytes)?;
-    Ok(memory)
-}
-
-fn int_list(file: &SafeTensors<'_>, name: &str) -> Result<Vec<i32>, Box<dyn Error>> {
-    let tensor = file.tensor(name)?;
-    if tensor.dtype() != Dtype::I64 {
-        return Err(format!("`{name}` is not in i64").into());
-    }
-    let wide = tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap_or_default()));
-    Ok(wide.map(i32::try_from).collect::<Result<_, _>>()?)
 }
 
 fn write(request: &Value, name: &str, tensor: TensorData) -> Result<(), Box<dyn Error>> {

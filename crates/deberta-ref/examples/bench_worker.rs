@@ -59,7 +59,8 @@ impl Worker {
                 let tensors = NamedTensors { entries: vec![("last_hidden_state".to_owned(), states)] };
                 tensors.write(path("file")?, HashMap::new())?;
             }
-            other => bail!("unknown request {other:?}"),
+            Some(other) => bail!("unknown request `{other}`"),
+            None => bail!("no `do`"),
         }
         Ok(json!({ "seconds": start.elapsed().as_secs_f64() }))
     }

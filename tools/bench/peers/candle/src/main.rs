@@ -52,7 +52,8 @@ impl Worker {
                 let output = self.output.as_ref().context("`save` before `run`")?;
                 output.save_safetensors("last_hidden_state", path("file")?)?;
             }
-            other => bail!("unknown request {other:?}"),
+            Some(other) => bail!("unknown request `{other}`"),
+            None => bail!("no `do`"),
         }
         Ok(json!({ "seconds": start.elapsed().as_secs_f64() }))
     }
