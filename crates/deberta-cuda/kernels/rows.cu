@@ -1,4 +1,4 @@
-// Rows moved and numbers converted.
+// Rows moved, and widened.
 #include "common.cuh"
 
 #define ROW_COPY_THREADS 128
@@ -18,12 +18,4 @@ KERNEL(ROW_COPY_THREADS, gather_rows, (
 KERNEL(ROW_COPY_THREADS, to_f32, (float* out, const Real* x, int x_stride, int width)) {
     const i64 row = blockIdx.x;
     for (int c = threadIdx.x; c < width; c += ROW_COPY_THREADS) out[row * width + c] = to_float(x[row * x_stride + c]);
-}
-
-// From dense float, rounding to nearest.
-KERNEL(ROW_COPY_THREADS, from_f32, (Real* out, const float* x, int out_stride, int width)) {
-    const i64 row = blockIdx.x;
-    for (int c = threadIdx.x; c < width; c += ROW_COPY_THREADS) {
-        out[row * out_stride + c] = from_float<Real>(x[row * width + c]);
-    }
 }

@@ -1,4 +1,4 @@
-//! Rows moved and numbers converted (`kernels/rows.cu`).
+//! Rows moved, and widened (`kernels/rows.cu`).
 
 use crate::device::{Array, Device, Matrix};
 use crate::error::CudaError;
@@ -35,18 +35,5 @@ impl<D: Device> Ops<'_, D> {
         let out = array("out", out, x.rows() * x.columns());
         let arguments = [out, pointer(x), int(x.stride()), int(x.columns())];
         self.launch_rows(File::Rows, "to_f32", x.rows(), None, &arguments)
-    }
-
-    /// Rounds to nearest.
-    ///
-    /// # Shapes
-    /// `out` [N, E], `x` [N·E].
-    ///
-    /// # Errors
-    /// See [`CudaError`].
-    pub fn from_f32(&self, out: &Matrix<'_>, x: &Array<'_, f32>) -> Result<(), CudaError> {
-        let x = array("x", x, out.rows() * out.columns());
-        let arguments = [pointer(out), x, int(out.stride()), int(out.columns())];
-        self.launch_rows(File::Rows, "from_f32", out.rows(), None, &arguments)
     }
 }

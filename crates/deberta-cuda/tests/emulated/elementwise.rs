@@ -182,28 +182,15 @@ fn rows(ops: &EmulatedOps<'_>, rng: &mut Rng) -> Checked {
 
     let floats = device.allocate(4 * width * 4)?;
     ops.to_f32(&floats.array(4 * width), &x.matrix())?;
-    let back = Out::new(device, precision, 4, width);
-    ops.from_f32(&back.matrix(), &floats.array(4 * width))?;
-    assert_eq!(back.values(), x.values, "there and back");
-
-    // Ties, subnormal numbers, and what overflows: rounded as `half` rounds them.
-    let halves = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 6e-8, 2.9e-8, 6.1e-5, -65519.0, 65520.0, -0.0];
-    let values: Vec<f64> =
-        halves.into_iter().chain((0..248).map(|_| rng.unit() * 10f64.powf(rng.unit() * 8.0))).collect();
-    let values = Array2::from_shape_vec((4, 64), values)?.mapv(|v| f64::from(v as f32));
-    let rounded = Out::new(device, precision, 4, 64);
-    ops.from_f32(&rounded.matrix(), &Numbers::floats(device, values.iter().copied()).array())?;
-    let expected = values.mapv(|v| match precision {
-        Precision::F32 | Precision::Tf32 => v,
-        Precision::F16 => half::f16::from_f64(v).to_f64(),
-        Precision::Bf16 => half::bf16::from_f64(v).to_f64(),
-    });
-    assert_eq!(rounded.values(), expected, "rounded to {}", precision.name());
+    let mut bytes = vec![0; 4 * width * 4];
+    device.download(&floats, &mut bytes)?;
+    let wide = Precision::F32.decode(&bytes).into_iter().map(f64::from).collect();
+    assert_eq!(Array2::from_shape_vec((4, width), wide)?, x.values, "every number of a shorter type is one of f32");
     Ok(())
 }
 
 #[test]
-fn rows_are_moved_and_converted() {
+fn rows_are_moved_and_widened() {
     everywhere(rows);
 }
 

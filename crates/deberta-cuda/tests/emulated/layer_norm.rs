@@ -6,7 +6,7 @@ use deberta_testkit::oracle::Rng;
 use ndarray::{Array1, Array2};
 
 use crate::emulator::EmulatedDevice;
-use crate::support::{Checked, Held, Numbers, Out, close, everywhere, notices};
+use crate::support::{Checked, Held, Numbers, Out, close, everywhere, notices, round};
 
 const EPS: f64 = 1e-7;
 
@@ -102,6 +102,26 @@ fn nan_in_a_masked_row_stays() {
         let out = Out::new(ops.device, ops.precision, 1, 7);
         ops.layer_norm(&out.matrix(), &x.matrix(), None, None, &parameters.norm(), Some(&exists.array()))?;
         assert!(out.values().iter().all(|v| v.is_nan()));
+        Ok(())
+    });
+}
+
+/// Ties, subnormal numbers, and what overflows: rounded as `half` rounds them. Of equal numbers nothing is left but β.
+#[test]
+fn results_are_rounded_to_nearest() {
+    let halves = [1.0 + 1.0 / 2048.0, 1.0 + 3.0 / 2048.0, 6e-8, 2.9e-8, 6.1e-5, -65519.0, 65520.0, -0.0];
+    everywhere(|ops, rng| {
+        let (device, precision) = (ops.device, ops.precision);
+        let others = (0..248).map(|_| rng.unit() * 10f64.powf(rng.unit() * 8.0));
+        let beta: Vec<f64> = halves.into_iter().chain(others).map(|v| f64::from(v as f32)).collect();
+        let zeros = Held::new(device, precision, &Array2::zeros((1, beta.len())));
+        let (gamma, shift) = (vec![1.0; beta.len()], beta.iter().copied());
+        let (gamma, shift) = (Numbers::floats(device, gamma), Numbers::floats(device, shift));
+        let norm = Norm { gamma: gamma.array(), beta: shift.array(), eps: EPS as f32 };
+        let out = Out::new(device, precision, 1, beta.len());
+        ops.layer_norm(&out.matrix(), &zeros.matrix(), None, None, &norm, None)?;
+        let rounded: Vec<f64> = beta.iter().map(|&v| round(precision, v).1).collect();
+        assert_eq!(out.values().into_raw_vec_and_offset().0, rounded);
         Ok(())
     });
 }
