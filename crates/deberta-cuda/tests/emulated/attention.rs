@@ -15,6 +15,8 @@ enum Table {
     Clamped,
     /// As in the released models: exact near zero, coarser with distance, one row beyond.
     Logarithmic,
+    /// One row from distance 2 on, so that a tile's first distance alone may have another.
+    Short,
     /// Any row for any distance: what no kernel may rely upon not to happen.
     Arbitrary,
 }
@@ -29,13 +31,24 @@ struct Case {
     table: Table,
     /// Flags for every query and key; `Some(uniform)` says what a blind query becomes.
     masked: Option<bool>,
+    /// Half of the queries score one key of each head, the first of the first, the second of the second, in hundreds, so that
+    /// nothing but the right maximum keeps exponentials finite.
+    loud: bool,
 }
 
-const PLAIN_CASE: Case =
-    Case { heads: 2, head_size: 16, lengths: &[70, 1, 33], c2p: true, p2c: true, table: Table::Clamped, masked: None };
+const PLAIN_CASE: Case = Case {
+    heads: 2,
+    head_size: 16,
+    lengths: &[70, 1, 33],
+    c2p: true,
+    p2c: true,
+    table: Table::Clamped,
+    masked: None,
+    loud: false,
+};
 
 /// Lengths below, at and above a tile; each set of terms; each table; a head size that is no multiple of anything.
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     PLAIN_CASE,
     Case { heads: 1, head_size: 64, lengths: &[130], table: Table::Logarithmic, ..PLAIN_CASE },
     Case { lengths: &[65, 2], c2p: false, ..PLAIN_CASE },
@@ -43,6 +56,7 @@ const CASES: [Case; 7] = [
     Case { lengths: &[40], c2p: false, p2c: false, ..PLAIN_CASE },
     Case { lengths: &[67, 20], table: Table::Arbitrary, ..PLAIN_CASE },
     Case { lengths: &[66], head_size: 7, heads: 3, ..PLAIN_CASE },
+    Case { lengths: &[70], loud: true, ..PLAIN_CASE },
 ];
 
 /// Masks, which the first two rungs alone take.
@@ -64,6 +78,7 @@ impl Case {
         let span = SPAN as i64;
         let row = |distance: i64, rng: &mut Rng| match self.table {
             Table::Clamped => (distance + span).clamp(0, 2 * span - 1),
+            Table::Short => span + distance.clamp(-2, 2),
             Table::Logarithmic => {
                 let near = span / 4;
                 let bucket = if distance.abs() <= near {
@@ -93,14 +108,21 @@ struct Operands {
 impl Operands {
     fn new(ops: &Ops<'_, EmulatedDevice>, rng: &mut Rng, case: &Case) -> Self {
         let (rows, width) = (case.lengths.iter().sum(), case.heads * case.head_size);
-        let mut random =
-            |rows, columns, factor: f64| Held::new(ops.device, ops.precision, &(rng.matrix(rows, columns) * factor));
         // Scores of several units, so that a row is neither uniform nor a single key.
-        let (qkv, pos_key, pos_query) =
-            (random(rows, 3 * width, 2.0), random(2 * SPAN, width, 2.0), random(2 * SPAN, width, 2.0));
+        let mut qkv = rng.matrix(rows, 3 * width) * 2.0;
+        if case.loud {
+            for head in 0..case.heads {
+                let columns = width + head * case.head_size..width + (head + 1) * case.head_size;
+                qkv.slice_mut(s![head, columns]).mapv_inplace(|k| k * 16.0);
+            }
+            let loud = (0..rows).filter(|row| row % 16 < 8);
+            loud.for_each(|row| qkv.slice_mut(s![row, ..width]).mapv_inplace(|q| q * 16.0));
+        }
+        let table = |rng: &mut Rng| Held::new(ops.device, ops.precision, &(rng.matrix(2 * SPAN, width) * 2.0));
+        let (pos_key, pos_query) = (table(rng), table(rng));
         let terms = 1 + usize::from(case.c2p) + usize::from(case.p2c);
         Self {
-            qkv,
+            qkv: Held::new(ops.device, ops.precision, &qkv),
             pos_key,
             pos_query,
             slots: case.slots(rng),
@@ -148,8 +170,10 @@ impl Operands {
                             size += absolute(k.row(j), pos_query.row(slot));
                         }
                         worst = worst.max(size / f64::from(self.scale));
-                        weights[j] = (score / f64::from(self.scale)).exp();
+                        weights[j] = score / f64::from(self.scale);
                     }
+                    let largest = (0..length).filter(|&j| visible(j)).fold(f64::NEG_INFINITY, |m, j| m.max(weights[j]));
+                    (0..length).filter(|&j| visible(j)).for_each(|j| weights[j] = (weights[j] - largest).exp());
                     if !(0..length).any(visible) {
                         weights.fill(f64::from(u8::from(case.masked == Some(true))));
                     }
@@ -279,12 +303,14 @@ fn tiled_is_the_equation() {
 }
 
 /// For the tensor cores: sequences of many tiles, tiles of one slot, each set of terms, head sizes that need padding.
-const TILES: [Case; 5] = [
+const TILES: [Case; 7] = [
     Case { heads: 1, head_size: 64, lengths: &[210, 1, 65], table: Table::Logarithmic, ..PLAIN_CASE },
     Case { lengths: &[200], c2p: false, ..PLAIN_CASE },
     Case { lengths: &[129, 2], p2c: false, head_size: 24, ..PLAIN_CASE },
     Case { lengths: &[70], c2p: false, p2c: false, ..PLAIN_CASE },
     Case { lengths: &[130, 64], table: Table::Arbitrary, ..PLAIN_CASE },
+    Case { lengths: &[130], table: Table::Short, ..PLAIN_CASE },
+    Case { lengths: &[130], loud: true, ..PLAIN_CASE },
 ];
 
 fn climb_on_tensor_cores(rung: Rung) {

@@ -7,4 +7,5 @@ mod elementwise;
 mod emulator;
 mod gemm;
 mod layer_norm;
+mod mutants;
 mod support;

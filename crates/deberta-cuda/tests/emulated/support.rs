@@ -4,7 +4,8 @@ use deberta_cuda::{Array, Device, Element, Matrix, Memory, Ops, Precision};
 use deberta_testkit::oracle::Rng;
 use ndarray::Array2;
 
-use crate::emulator::{EmulatedDevice, EmulatedMemory, Mutation, read};
+use crate::emulator::library::Mutation;
+use crate::emulator::{EmulatedDevice, EmulatedMemory, read};
 
 /// A matrix on the device, and what it holds.
 pub struct Held {
@@ -92,7 +93,7 @@ impl Numbers {
 }
 
 /// The bytes of a number in a precision, and what they stand for.
-fn round(precision: Precision, value: f64) -> (Vec<u8>, f64) {
+pub fn round(precision: Precision, value: f64) -> (Vec<u8>, f64) {
     match precision {
         Precision::F32 | Precision::Tf32 => ((value as f32).to_ne_bytes().to_vec(), f64::from(value as f32)),
         Precision::F16 => {

@@ -4,8 +4,8 @@
 //   memory   every access lies in a buffer of the launch, in shared memory, or in the thread's own frame
 //   races    two threads touch the same bytes of shared memory, one of them writing, with no barrier between: the next
 //            __syncthreads for threads of different warps, the next __syncwarp for lanes of one warp
-//   initial  shared memory is not read before it was written (it holds NaN besides); an asynchronous copy has not
-//            arrived before its thread has waited
+//   initial  shared memory is not read before it was written (it holds NaN besides, as do the frames of a launch's first
+//            block); an asynchronous copy has not arrived before its thread has waited
 //   barriers all threads of a block wait at the same __syncthreads, all lanes of a warp at the same collective
 //
 // What is not: that a fragment layout is the hardware's (it is our reading of the PTX manual), and memory ordering
@@ -33,6 +33,7 @@ namespace emulator {
 enum Element { F16, BF16, TF32 };
 
 constexpr size_t STACK_BYTES = 64 * 1024;
+constexpr size_t FRAME_BYTES = 4096;  // what a kernel has of it, or more
 constexpr int WARP = 32;
 
 // ---- switching between fibers -------------------------------------------------------------------------------------
@@ -430,6 +431,7 @@ void warp_barrier(u32 mask, const char* file, int line) {
 
 u32 shuffle_xor(u32 mask, u32 value, int lanes, const char* file, int line) {
     full(mask);
+    if (lanes < 0 || lanes >= WARP) FAIL("a shuffle by %d lanes, beyond the warp", lanes);
     Fiber& fiber = self();
     fiber.operand[0] = value;
     fiber.argument = lanes;
@@ -603,6 +605,7 @@ extern "C" bool emulator_launch(void (*kernel)(void**), void** arguments, const 
         auto fiber = std::make_unique<Fiber>();
         fiber->index = int(i);
         fiber->stack = std::unique_ptr<u8[]>(new u8[STACK_BYTES]);
+        std::memset(fiber->stack.get() + STACK_BYTES - FRAME_BYTES, 0xff, FRAME_BYTES);
         fiber->thread = {u32(i), 0, 0};
         fiber->grid = {grid[0], grid[1], grid[2]};
         state.threads.push_back(std::move(fiber));
