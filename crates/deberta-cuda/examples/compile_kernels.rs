@@ -1,8 +1,8 @@
 //! Compiles every kernel for every architecture, needs NVRTC and no GPU, and prints what each takes.
 //!
-//! `cargo run --release -p deberta-cuda --example compile_kernels [-- --output FOLDER] [ARCHITECTURE …]`
+//! `cargo run --release -p deberta-cuda --example compile_kernels -- [--heads SIZE,…] [--output FOLDER] [ARCHITECTURE …]`
 //!
-//! With `--output` the code is kept where [`deberta_cuda::cuda::Cache`] finds it, for machines without a compiler, and PTX beside
+//! Heads are of 64, and of the sizes named. With `--output` the code is kept where [`deberta_cuda::cuda::Cache`] finds it, for machines without a compiler, and PTX beside
 //! it, for cards that are not on the list. Exit code 1: a kernel spills registers that is not known to, or one that is known to no longer does; 2: it did not compile.
 
 use std::collections::BTreeSet;
@@ -22,12 +22,22 @@ const KNOWN_TO_SPILL: [&str; 0] = [];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
+    let mut heads = vec![64];
+    if arguments.next_if_eq("--heads").is_some() {
+        let named = arguments.next().unwrap_or_default();
+        let Ok(named) = named.split(',').map(str::parse).collect::<Result<Vec<usize>, _>>() else {
+            eprintln!("compile_kernels: --heads takes sizes, such as 16,32, and not `{named}`");
+            return ExitCode::from(2);
+        };
+        heads.extend(named.into_iter().filter(|&size| size != 64));
+    }
+    let modules: Vec<Module> = Module::for_heads(&heads).collect();
     let output = arguments.next_if_eq("--output").map(|_| PathBuf::from(arguments.next().unwrap_or_default()));
     let mut architectures: Vec<String> = arguments.collect();
     if architectures.is_empty() {
         architectures = ARCHITECTURES.map(str::to_owned).to_vec();
     }
-    match compile_all(&architectures, output.map(|folder| Cache::at(&folder)).as_ref()) {
+    match compile_all(&modules, &architectures, output.map(|folder| Cache::at(&folder)).as_ref()) {
         Ok(spills) => judge(&spills, architectures == ARCHITECTURES),
         Err(error) => {
             eprintln!("compile_kernels: {error}");
@@ -37,14 +47,18 @@ fn main() -> ExitCode {
 }
 
 /// Compiles everything, prints a line for each kernel, and returns those that spill.
-fn compile_all(architectures: &[String], cache: Option<&Cache>) -> Result<BTreeSet<String>, CudaError> {
+fn compile_all(
+    modules: &[Module],
+    architectures: &[String],
+    cache: Option<&Cache>,
+) -> Result<BTreeSet<String>, CudaError> {
     let mut spills = BTreeSet::new();
     println!(
         "{:<9} {:<9} {:<6} {:<28} {:>9} {:>7} {:>6} {:>13}",
         "sm", "precision", "D", "kernel", "registers", "shared", "stack", "spilled bytes"
     );
     for architecture in architectures {
-        for (module, compiled) in compiled(architecture)? {
+        for (module, compiled) in compiled(modules, architecture)? {
             if let Some(cache) = cache {
                 put(cache, &entry(&module, architecture), &compiled.code)?;
             }
@@ -66,16 +80,16 @@ fn compile_all(architectures: &[String], cache: Option<&Cache>) -> Result<BTreeS
         }
     }
     if let Some(cache) = cache {
-        for (module, compiled) in compiled(PORTABLE)? {
+        for (module, compiled) in compiled(modules, PORTABLE)? {
             put(cache, &entry(&module, PORTABLE), &compiled.code)?;
         }
     }
     Ok(spills)
 }
 
-/// Every module for one architecture, compiled on as many threads as the machine runs at once.
-fn compiled(architecture: &str) -> Result<Vec<(Module, Compiled)>, CudaError> {
-    let (modules, next) = (Module::all().collect::<Vec<_>>(), AtomicUsize::new(0));
+/// The modules for one architecture, compiled on as many threads as the machine runs at once.
+fn compiled(modules: &[Module], architecture: &str) -> Result<Vec<(Module, Compiled)>, CudaError> {
+    let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let work = || {
         let taken = std::iter::from_fn(|| modules.get(next.fetch_add(1, Relaxed)));

@@ -61,8 +61,16 @@ impl File {
 
     /// Whether it is written for a precision: there is no tensor core for `f32`.
     pub fn supports(self, precision: Precision) -> bool {
-        let tensor_cores = matches!(self, Self::AttentionMma | Self::AttentionWindow | Self::AttentionSlots);
-        !(tensor_cores && precision == Precision::F32)
+        !(self.on_tensor_cores() && precision == Precision::F32)
+    }
+
+    /// Whether it is written for heads of that size: what goes to tensor cores is copied 16 bytes at a time.
+    pub fn takes_heads(self, precision: Precision, head_size: usize) -> bool {
+        !self.on_tensor_cores() || (head_size <= 128 && (head_size * precision.bytes()).is_multiple_of(16))
+    }
+
+    pub(crate) fn on_tensor_cores(self) -> bool {
+        matches!(self, Self::AttentionMma | Self::AttentionWindow | Self::AttentionSlots)
     }
 
     fn name_and_source(self) -> (&'static str, &'static str) {
@@ -114,11 +122,18 @@ pub struct Module {
 }
 
 impl Module {
-    /// Every module: each file in each precision it is made for, those of attention for heads of 64, the size of every released model.
+    /// Every module for heads of 64, the size of every released model: each file in each precision it is made for.
     pub fn all() -> impl Iterator<Item = Self> {
-        File::ALL.into_iter().flat_map(|file| {
-            let head_size = if file.needs_head_size() { 64 } else { 0 };
-            let precisions = Precision::ALL.into_iter().filter(move |&precision| file.supports(precision));
+        Self::for_heads(&[64])
+    }
+
+    /// Every module for heads of these sizes.
+    pub fn for_heads(sizes: &[usize]) -> impl Iterator<Item = Self> {
+        let of_file = move |file: File| if file.needs_head_size() { sizes } else { &[0] };
+        let files = File::ALL.into_iter().flat_map(move |file| of_file(file).iter().map(move |&size| (file, size)));
+        files.flat_map(|(file, head_size)| {
+            let serves = move |&precision: &_| file.supports(precision) && file.takes_heads(precision, head_size);
+            let precisions = Precision::ALL.into_iter().filter(serves);
             precisions.map(move |precision| Self { file, precision, head_size })
         })
     }

@@ -43,9 +43,9 @@ impl Cache {
         Self { read: vec![folder.to_owned()], write: Some(folder.to_owned()) }
     }
 
-    /// The entry of that name, if there is a sound one.
-    pub fn get(&self, name: &str) -> Option<Vec<u8>> {
-        self.read.iter().find_map(|folder| {
+    /// The sound entries of that name, one a folder: a driver may refuse the first and take the next.
+    pub fn get(&self, name: &str) -> impl Iterator<Item = Vec<u8>> {
+        self.read.iter().filter_map(move |folder| {
             let bytes = std::fs::read(folder.join(name)).ok()?;
             let (digest, code) = bytes.split_at_checked(DIGEST)?;
             (Sha256::digest(code).as_slice() == digest).then(|| code.to_owned())
@@ -92,16 +92,17 @@ mod tests {
     fn what_was_put_is_found_and_what_was_damaged_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::at(&folder.path().join("a/b"));
-        assert_eq!(cache.get("x"), None);
+        let get = || cache.get("x").next();
+        assert_eq!(get(), None);
         cache.put("x", b"code").unwrap();
-        assert_eq!(cache.get("x").as_deref(), Some(&b"code"[..]));
+        assert_eq!(get().as_deref(), Some(&b"code"[..]));
         let path = folder.path().join("a/b/x");
         for damaged in [&b"short"[..], &[0; 40][..], &[][..]] {
             std::fs::write(&path, damaged).unwrap();
-            assert_eq!(cache.get("x"), None);
+            assert_eq!(get(), None);
         }
         cache.put("x", b"again").unwrap();
-        assert_eq!(cache.get("x").as_deref(), Some(&b"again"[..]));
+        assert_eq!(get().as_deref(), Some(&b"again"[..]));
         assert_eq!(std::fs::read_dir(folder.path().join("a/b")).unwrap().count(), 1, "nothing is left beside");
     }
 
@@ -122,6 +123,16 @@ mod tests {
         std::fs::write(&file, b"").unwrap();
         let cache = Cache::at(&file);
         assert!(cache.put("x", b"code").is_err());
-        assert_eq!(cache.get("x"), None);
+        assert_eq!(cache.get("x").next(), None);
+    }
+
+    #[test]
+    fn every_folder_is_asked_in_its_order() {
+        let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+        let paths: Vec<PathBuf> = folders.iter().map(|folder| folder.path().to_owned()).collect();
+        Cache::at(&paths[0]).put("x", b"shipped").unwrap();
+        Cache::at(&paths[2]).put("x", b"compiled here").unwrap();
+        let cache = Cache { read: paths, write: None };
+        assert_eq!(cache.get("x").collect::<Vec<_>>(), [&b"shipped"[..], b"compiled here"]);
     }
 }

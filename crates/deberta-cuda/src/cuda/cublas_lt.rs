@@ -18,7 +18,7 @@ use cudarc::cublaslt::sys::{
 };
 use cudarc::driver::sys::CUstream;
 
-use crate::device::{Gemm, Precision};
+use crate::device::{Gemm, Matrix, Precision};
 use crate::error::CudaError;
 
 /// The library, a scratch memory for it, and what it advised for products of each shape.
@@ -63,17 +63,17 @@ impl CublasLt {
     pub(super) unsafe fn product(&self, gemm: &Gemm<'_>, stream: CUstream) -> Result<bool, CudaError> {
         let shape = Shape::of(gemm);
         let mut plans = self.plans.borrow_mut();
-        let plan = plans.entry(shape).or_insert_with(|| Plan::new(self.handle, self.workspace.1, &shape).ok());
-        let Some(plan) = plan else {
+        let bias = gemm.bias.as_ref().map(Matrix::address);
+        let new = || Plan::new(self.handle, self.workspace.1, &shape, bias).ok();
+        let Some(plan) = plans.entry(shape).or_insert_with(new) else {
             return Ok(false);
         };
         let (one, zero) = (1.0_f32, 0.0_f32);
         let pointer = |address: u64| address as *mut c_void;
         // SAFETY: the layouts describe the matrices, the scalars are of the scale type, and the workspace is of the size
         // that the heuristic was told; the caller answers for the memory.
-        unsafe {
-            if let Some(bias) = &gemm.bias {
-                let address = bias.address();
+        let done = unsafe {
+            if let Some(address) = bias {
                 set(plan.description, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)
                     .map_err(failed("cublasLtMatmulDescSetAttribute"))?;
             }
@@ -95,9 +95,12 @@ impl CublasLt {
                 self.workspace.1,
                 stream.cast(),
             )
-            .map_err(failed("cublasLtMatmul"))?;
+        };
+        if matches!(done, Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED))) {
+            plans.insert(shape, None);
+            return Ok(false);
         }
-        Ok(true)
+        done.map_err(failed("cublasLtMatmul")).map(|()| true)
     }
 }
 
@@ -130,7 +133,13 @@ impl Shape {
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, workspace: usize, shape: &Shape) -> Result<Self, CublasError> {
+    /// `bias` is one of the shape's alignment: it is asked for with its address, as that may rule algorithms out.
+    fn new(
+        handle: sys::cublasLtHandle_t,
+        workspace: usize,
+        shape: &Shape,
+        bias: Option<u64>,
+    ) -> Result<Self, CublasError> {
         let (storage, compute) = types(shape.precision);
         let layout = |rows: usize, columns: usize, stride: usize| {
             result::create_matrix_layout(storage, rows as u64, columns as u64, stride as i64)
@@ -143,7 +152,8 @@ impl Plan {
         // SAFETY: every attribute is given in the type that it has.
         unsafe {
             set(description, Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &1_i32)?;
-            let epilogue = if shape.bias {
+            let epilogue = if let Some(address) = bias {
+                set(description, Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &address)?;
                 cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS
             } else {
                 cublasLtEpilogue_t::CUBLASLT_EPILOGUE_DEFAULT

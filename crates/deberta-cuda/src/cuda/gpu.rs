@@ -1,6 +1,6 @@
 //! A GPU: its context, one stream, its memory, and the kernels that were compiled for it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use cudarc::driver::sys::{
 use cudarc::driver::{CudaContext, CudaGraph, CudaStream, DriverError, result};
 
 use super::cache::{Cache, entry};
-use super::compile::{PORTABLE, compile};
+use super::compile::{PORTABLE, compile, is_ptx};
 use super::cublas_lt::CublasLt;
 use super::library::{has_cublas_lt, require_driver};
 use super::pool::{CudaMemory, Kept, Pool, failed};
@@ -40,6 +40,8 @@ pub struct CudaDevice {
     stream: Arc<CudaStream>,
     context: Arc<CudaContext>,
     cache: Cache,
+    /// Whether the driver has refused machine code of the compiler that is here, as an older driver does.
+    refuses: Cell<bool>,
     capability: (i32, i32),
     shared_memory_limit: usize,
 }
@@ -92,6 +94,7 @@ impl CudaDevice {
             stream,
             context,
             cache: Cache::of_user(),
+            refuses: Cell::new(false),
             capability,
             shared_memory_limit: usize::try_from(limit).unwrap_or(PLAIN_SHARED_MEMORY),
         })
@@ -160,25 +163,43 @@ impl CudaDevice {
         Ok(function)
     }
 
-    /// The code of a module: from disk; compiled, and kept there; or, where neither is to be had, PTX from disk.
+    /// The code of a module: machine code from disk, else of the compiler; where the driver takes neither, PTX from disk, else
+    /// of the compiler.
     fn load(&self, module: Module) -> Result<CUmodule, CudaError> {
         self.context.bind_to_thread().map_err(call("cuCtxSetCurrent"))?;
-        // SAFETY: the image is whole: its digest was right.
-        let cached = |name: &str| self.cache.get(name).and_then(|code| unsafe { load_image(&code) }.ok());
+        let (major, minor) = self.capability;
         // Code for an older card of the same generation runs too.
-        let same = (0..=self.capability.1).rev().map(|minor| entry(&module, &architecture((self.capability.0, minor))));
-        let loaded = same.into_iter().find_map(|name| cached(&name));
-        loaded.map_or_else(|| self.compile(module).or_else(|e| cached(&entry(&module, PORTABLE)).ok_or(e)), Ok)
+        let same: Vec<String> = (0..=minor).rev().map(|minor| architecture((major, minor))).collect();
+        let mut problem = None;
+        for architectures in [&same[..], &[PORTABLE.to_owned()]] {
+            // SAFETY: the image is whole: its digest was right.
+            let taken = |code: Vec<u8>| unsafe { load_image(&code) }.ok();
+            let names = architectures.iter().map(|architecture| entry(&module, architecture));
+            if let Some(loaded) = names.into_iter().find_map(|name| self.cache.get(&name).find_map(taken)) {
+                return Ok(loaded);
+            }
+            let own = &architectures[0];
+            if !is_ptx(own) && self.refuses.get() {
+                continue;
+            }
+            match self.compile(module, own) {
+                Ok(loaded) => return Ok(loaded),
+                Err(error) => problem = problem.or(Some(error)),
+            }
+        }
+        Err(problem.expect("PTX at least was asked for"))
     }
 
-    fn compile(&self, module: Module) -> Result<CUmodule, CudaError> {
-        let architecture = architecture(self.capability);
-        let compiled = compile(&module, &architecture)?;
-        // Without a place to keep it, it is compiled again the next time.
-        let _ = self.cache.put(&entry(&module, &architecture), &compiled.code);
+    fn compile(&self, module: Module, architecture: &str) -> Result<CUmodule, CudaError> {
+        let compiled = compile(&module, architecture)?;
         // SAFETY: the image comes from the compiler.
-        let loaded = unsafe { load_image(&compiled.code) };
-        loaded.map_err(|error| CudaError::Compile { module: module.to_string(), log: said(error) })
+        let loaded = unsafe { load_image(&compiled.code) }.map_err(|error| {
+            self.refuses.set(true);
+            CudaError::Compile { module: module.to_string(), log: said(error) }
+        })?;
+        // Without a place to keep it, it is compiled again the next time.
+        let _ = self.cache.put(&entry(&module, architecture), &compiled.code);
+        Ok(loaded)
     }
 }
 
@@ -205,9 +226,10 @@ impl Device for CudaDevice {
     fn upload(&self, to: &CudaMemory, bytes: &[u8]) -> Result<(), CudaError> {
         assert!(bytes.len() <= to.bytes(), "{} bytes do not fit into {}", bytes.len(), to.bytes());
         self.context.bind_to_thread().map_err(|error| failed(bytes.len(), error))?;
-        // SAFETY: the memory is as large, and pageable memory of the host is copied before the call returns.
+        // SAFETY: the memory is as large, and the copy has ended before the bytes go: where a GPU reads pageable memory of the
+        // host itself, nothing says that the call copies them first.
         let copied = unsafe { result::memcpy_htod_async(to.address(), bytes, self.stream.cu_stream()) };
-        copied.map_err(|error| failed(bytes.len(), error))
+        copied.and_then(|()| self.stream.synchronize()).map_err(|error| failed(bytes.len(), error))
     }
 
     fn download(&self, from: &CudaMemory, bytes: &mut [u8]) -> Result<(), CudaError> {

@@ -145,7 +145,7 @@ impl Rung {
         if !self.file().supports(precision) {
             return lacks(format!("it is made for tensor cores, which do not multiply in {}", precision.name()));
         }
-        if self.on_tensor_cores() {
+        if self.file().on_tensor_cores() {
             if attention.mask.is_some() {
                 return lacks("masks are taken by `plain` and `tiled` alone".to_owned());
             }
@@ -153,8 +153,8 @@ impl Rung {
             let tables = attention.positions.map_or([None; 2], |p| [p.keys, p.queries]);
             let bytes = precision.bytes();
             let aligned = |m: &Matrix<'_>| m.address().is_multiple_of(16) && (m.stride() * bytes).is_multiple_of(16);
-            let apart = !(attention.head_size * bytes).is_multiple_of(16);
-            if apart || attention.head_size > 128 || !operands.iter().chain(&tables).flatten().all(aligned) {
+            let takes = self.file().takes_heads(precision, attention.head_size);
+            if !takes || !operands.iter().chain(&tables).flatten().all(aligned) {
                 return lacks(format!(
                     "it copies 16 bytes at a time, so heads (of {} numbers in {}) and rows must begin at multiples of 16 \
                      bytes, and heads be of 128 at most",
@@ -182,10 +182,6 @@ impl Rung {
                 [slots.keys, slots.queries].iter().flatten().map(|table| rows * table.rows()).sum()
             }
         }
-    }
-
-    fn on_tensor_cores(self) -> bool {
-        matches!(self, Self::Mma | Self::Window | Self::Slots)
     }
 
     /// The size of the kernel's `Shared`.
