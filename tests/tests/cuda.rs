@@ -7,7 +7,9 @@
 #[allow(dead_code, reason = "the tests of the kernels use more of it")]
 mod emulator;
 
-use deberta_cuda::{Precision, ops::Rung};
+use std::collections::BTreeSet;
+
+use deberta_cuda::{Module, Precision, ops::Rung};
 use deberta_testkit::fixtures;
 use deberta_tests::parity::{Finding, subjects};
 use deberta_tests::speed;
@@ -85,6 +87,31 @@ fn every_kernel_of_attention_on_tensor_cores() {
         // Four states each: all rows where there is no mask, and the existing rows of both cases.
         assert_eq!(found.len(), 12, "{}", rung.name());
     }
+}
+
+#[test]
+fn the_cases_under_the_sanitizer_call_every_kernel() {
+    let script = include_str!("../../tools/gpu_check");
+    let line = script.lines().find_map(|line| line.strip_prefix("sanitized=")).unwrap();
+    let parts: Vec<&str> = line.split(',').collect();
+    let subjects = subjects(&fixtures("."), |name| parts.iter().any(|part| name.contains(part))).unwrap();
+    for part in parts {
+        assert!(subjects.iter().any(|subject| subject.name.contains(part)), "no case has {part} in its name");
+    }
+    let device = EmulatedDevice::new(0);
+    for subject in subjects {
+        for rung in Rung::ALL {
+            subject.check(&device, Precision::F16, Some(rung)).unwrap();
+        }
+    }
+    let ran: BTreeSet<&str> = device.ran.take().into_iter().collect();
+    let texts: Vec<String> = Module::all().map(|module| module.text()).collect();
+    let lines = texts.iter().flat_map(|text| text.lines());
+    let kernels: BTreeSet<&str> = lines.filter_map(|line| line.strip_prefix("KERNEL(")?.split(", ").nth(1)).collect();
+    assert!(kernels.len() > 15, "{kernels:?}");
+    // The emulator has products of its own; under the sanitizer they are those of `gemm`. `to_f32` serves traces alone.
+    let missed: Vec<_> = kernels.difference(&ran).filter(|kernel| !["gemm", "to_f32"].contains(kernel)).collect();
+    assert!(missed.is_empty(), "not called: {missed:?}");
 }
 
 /// Not how fast: that what measures it measures what it says.
