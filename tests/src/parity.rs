@@ -114,6 +114,11 @@ impl Subject {
         })
     }
 
+    /// The size of its model's heads.
+    pub fn head_size(&self) -> usize {
+        self.directory.config(self.head).head_size()
+    }
+
     /// The same model on `device`, and how far its outputs are from `f64`; nothing where the chosen kernel of attention does
     /// not serve the model or the mask.
     ///

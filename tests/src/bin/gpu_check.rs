@@ -3,10 +3,13 @@
 //!
 //! `gpu_check [--fixtures FOLDER] [--only PART,…] [--precision NAME] [--rungs] [--own-products] [--speed]`
 //! `gpu_check --card`
+//! `gpu_check [--fixtures FOLDER] --heads`
 //!
 //! Cases are those that have one of the parts in their names. `--own-products` leaves cublasLt aside, so that a sanitizer sees
-//! our kernels and no others. `--card` prints the card's name and does nothing else. Exit code 0: all within bounds; 1: something is not; 2: it could not run.
+//! our kernels and no others. `--card` prints the card's name and does nothing else; `--heads` the sizes of the heads of all
+//! models, which needs no GPU. Exit code 0: all within bounds; 1: something is not; 2: it could not run.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -27,6 +30,7 @@ struct Options {
     own_products: bool,
     speed: bool,
     card: bool,
+    heads: bool,
 }
 
 fn main() -> ExitCode {
@@ -49,6 +53,7 @@ fn options() -> Result<Options, Failure> {
         own_products: false,
         speed: false,
         card: false,
+        heads: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -65,6 +70,7 @@ fn options() -> Result<Options, Failure> {
             "--own-products" => options.own_products = true,
             "--speed" => options.speed = true,
             "--card" => options.card = true,
+            "--heads" => options.heads = true,
             other => return Err(format!("`{other}` is not known; see the head of tests/src/bin/gpu_check.rs").into()),
         }
     }
@@ -72,6 +78,13 @@ fn options() -> Result<Options, Failure> {
 }
 
 fn run(options: &Options) -> Result<bool, Failure> {
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|part| name.contains(part));
+    if options.heads {
+        let subjects = subjects(&options.fixtures, wanted)?;
+        let sizes: BTreeSet<String> = subjects.iter().map(|subject| subject.head_size().to_string()).collect();
+        println!("{}", Vec::from_iter(sizes).join(","));
+        return Ok(true);
+    }
     let mut device = CudaDevice::open(0)?;
     if options.card {
         println!("{}", device.name()?);
@@ -86,7 +99,6 @@ fn run(options: &Options) -> Result<bool, Failure> {
     if options.speed {
         return measure(&device, &options.precisions).map(|()| true);
     }
-    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|part| name.contains(part));
     let subjects = subjects(&options.fixtures, wanted)?;
     if subjects.is_empty() {
         let parts = options.only.join("`, `");
@@ -101,69 +113,84 @@ fn run(options: &Options) -> Result<bool, Failure> {
     };
     for &precision in &options.precisions {
         for &rung in &rungs {
-            fine &= parity(&device, &subjects, precision, rung)?;
+            fine &= parity(&device, &subjects, precision, rung);
         }
-        fine &= replays(&device, &subjects, precision)?;
+        fine &= replays(&device, &subjects, precision);
     }
     Ok(fine)
 }
 
-/// One row of the table: all cases in one precision by one kernel of attention.
-fn parity(
-    device: &CudaDevice,
-    subjects: &[Subject],
-    precision: Precision,
-    rung: Option<Rung>,
-) -> Result<bool, Failure> {
+/// One row of the table: all cases in one precision by one kernel of attention. A case that fails does not hide the others.
+fn parity(device: &CudaDevice, subjects: &[Subject], precision: Precision, rung: Option<Rung>) -> bool {
     let begin = Instant::now();
     let name = rung.map_or("best", Rung::name);
-    let mut all: Vec<Finding> = Vec::new();
+    let (mut all, mut failed): (Vec<Finding>, Vec<String>) = Default::default();
     for subject in subjects {
-        let found = subject.check(device, precision, rung);
-        all.extend(found.map_err(|error| format!("{}: {error}", subject.name))?);
+        match subject.check(device, precision, rung) {
+            Ok(found) => all.extend(found),
+            Err(error) => failed.push(format!("{}: {error}", subject.name)),
+        }
     }
-    if all.is_empty() {
-        println!("| {} | {name} | 0 | 0 | – | serves none of the cases | | |", precision.name());
-        return Ok(true);
-    }
-    let beyond = all.iter().filter(|finding| !finding.is_fine()).count();
+    let bad = all.iter().filter(|finding| !finding.is_fine());
+    let far =
+        bad.map(|f| format!("{}: {} is {:e} from f64, {:e} allowed", f.case, f.output, f.max_abs, f.bound)).collect();
     let worst = all.iter().max_by(|a, b| (a.max_abs / a.bound).total_cmp(&(b.max_abs / b.bound)));
-    let worst = worst.map_or(("–".to_owned(), 0.0), |f| (format!("{} of {}", f.output, f.case), f.max_abs / f.bound));
+    let (share, place) = match (failed.first(), worst) {
+        (Some(first), _) => (f64::INFINITY, first_line(first).to_owned()),
+        (None, Some(f)) => (f.max_abs / f.bound, format!("{} of {}", f.output, f.case)),
+        (None, None) => (0.0, "serves none of the cases".to_owned()),
+    };
+    let beyond = [failed, far].concat();
     println!(
-        "| {} | {name} | {} | {} | {beyond} | {:.3} | {} | {:.1} |",
+        "| {} | {name} | {} | {} | {} | {share:.3} | {place} | {:.1} |",
         precision.name(),
         subjects.len(),
         all.len(),
-        worst.1,
-        worst.0,
+        beyond.len(),
         begin.elapsed().as_secs_f64()
     );
-    for f in all.iter().filter(|finding| !finding.is_fine()) {
-        eprintln!("gpu_check: {}: {} is {:e} from f64, {:e} allowed", f.case, f.output, f.max_abs, f.bound);
-    }
-    Ok(beyond == 0)
+    say(&beyond);
+    beyond.is_empty()
 }
 
 /// Another row: whether passes that replay a recording return what others do.
-fn replays(device: &CudaDevice, subjects: &[Subject], precision: Precision) -> Result<bool, Failure> {
-    let mut other = Vec::new();
-    for subject in subjects {
-        if !subject.replays(device, precision)? {
-            other.push(subject.name.as_str());
-        }
-    }
-    let first = other.first().copied().unwrap_or_default();
+fn replays(device: &CudaDevice, subjects: &[Subject], precision: Precision) -> bool {
+    let other: Vec<String> = (subjects.iter())
+        .filter_map(|subject| match subject.replays(device, precision) {
+            Ok(true) => None,
+            Ok(false) => Some(format!("{}: a replayed pass returns something else", subject.name)),
+            Err(error) => Some(format!("{}: {error}", subject.name)),
+        })
+        .collect();
+    let first = other.first().map_or("", |problem| first_line(problem));
     println!("| {} | replayed | {} | | {} | to the bit | {first} | |", precision.name(), subjects.len(), other.len());
-    Ok(other.is_empty())
+    say(&other);
+    other.is_empty()
 }
 
-/// Whole v3-base, 8192 tokens a batch, at every length; then its memory on one sequence, which should grow as its length.
+/// What fits into a cell of a table: a compiler says more.
+fn first_line(problem: &str) -> &str {
+    problem.lines().next().unwrap_or_default()
+}
+
+/// The first of many, as a kernel that broke the context fails all cases after it.
+fn say(problems: &[String]) {
+    for problem in problems.iter().take(10) {
+        eprintln!("gpu_check: {problem}");
+    }
+    if problems.len() > 10 {
+        eprintln!("gpu_check: and {} more", problems.len() - 10);
+    }
+}
+
+/// Whole v3-base, 8192 tokens a batch, at every length; then its memory on one sequence, which should grow as its length. The
+/// shortest types first: they are the ones to be fast in, if time runs out.
 fn measure(device: &CudaDevice, precisions: &[Precision]) -> Result<(), Failure> {
     println!(
         "\n| precision | batch | median ms | fastest ms | replayed ms | tokens/s | TFLOP/s | of one large product | MiB beside weights |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    for &precision in precisions {
+    for &precision in precisions.iter().rev() {
         let peak = speed::product_rate(device, precision, 8192)?;
         let mut model = speed::random_model(device, precision, &speed::v3_base())?;
         let batches = [128, 512, 2048, 8192].map(|length| (8192 / length, length));
@@ -174,13 +201,15 @@ fn measure(device: &CudaDevice, precisions: &[Precision]) -> Result<(), Failure>
             let m = speed::measure(&model, sequences, length, 10)?;
             let taken = device.taken() - weights;
             model.replay_shapes(1);
-            let replayed = speed::measure(&model, sequences, length, 10)?.median;
+            let replayed = match speed::measure(&model, sequences, length, 10) {
+                Ok(m) => format!("{:.3}", m.median * 1e3),
+                Err(error) => format!("failed: {error}"),
+            };
             println!(
-                "| {} | {sequences}×{length} | {:.3} | {:.3} | {:.3} | {:.0} | {:.1} | {:.0} % of {:.0} | {:.1} |",
+                "| {} | {sequences}×{length} | {:.3} | {:.3} | {replayed} | {:.0} | {:.1} | {:.0} % of {:.0} | {:.1} |",
                 precision.name(),
                 m.median * 1e3,
                 m.fastest * 1e3,
-                replayed * 1e3,
                 (sequences * length) as f64 / m.median,
                 m.operations / m.median / 1e12,
                 100.0 * m.operations / m.median / peak,

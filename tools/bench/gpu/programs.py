@@ -10,6 +10,7 @@ context: the modules' projections are replaced by the results they would have.
 
 import copy
 import math
+import os
 import subprocess
 import sys
 import time
@@ -38,7 +39,9 @@ class Ours:
 
     def __init__(self, command, folder):
         self.folder = Path(folder)
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        libraries = [os.environ.get(name) for name in ("DEBERTA_BENCH_LIBRARIES", "LD_LIBRARY_PATH")]
+        environment = os.environ | {"LD_LIBRARY_PATH": ":".join(filter(None, libraries))}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     def ask(self, **request):
         return workers.ask(self.process, request)
