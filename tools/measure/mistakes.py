@@ -34,6 +34,7 @@ import transformers  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 import mistakes_clean  # noqa: E402
+import mistakes_known  # noqa: E402
 import mistakes_listed  # noqa: E402
 import mistakes_models as models  # noqa: E402
 import mistakes_unlisted  # noqa: E402
@@ -242,7 +243,7 @@ def answers(group, mistake, bench, name, dtype, binary):
 
 def groups():
     return {
-        "listed": mistakes_listed.ALL, "known to the diagnosis": mistakes_unlisted.LISTED_BY_DIAGNOSIS,
+        "listed": mistakes_listed.ALL, "known to the diagnosis": mistakes_known.ALL,
         "on no list": mistakes_unlisted.ALL,
     }  # fmt: skip
 

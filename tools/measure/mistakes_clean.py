@@ -104,7 +104,7 @@ def one(seed, dtype, options, scratch):
 def measure(options):
     clean, passed, counts = 0, 0, {"largest": [0, 0], "rms": [0, 0]}
     for seed in range(options.seed, options.seed + options.clean):
-        for dtype in ("f32", "bf16"):
+        for dtype in ("f32", "bf16", "f16"):
             with tempfile.TemporaryDirectory(prefix="clean-") as scratch:
                 what, failed, found = one(seed, dtype, options, Path(scratch))
             clean, passed = clean + 1, passed + (not failed)

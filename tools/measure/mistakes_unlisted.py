@@ -2,6 +2,8 @@
 
 `causes` names what may be said of one with confidence, where another mistake computes the same numbers."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -194,89 +196,156 @@ def _(model):
     replace(model, passes=lambda self: 3)
 
 
-# On the list of the diagnosis, though not among the published ones: the cause has to be right or not claimed.
-LISTED_BY_DIAGNOSIS = []
+attention("softmax to the base two", "v3 unshared", dtypes=("f32", "bf16"), probabilities=lambda self, s: torch.where(s > -1e30, s * math.log(2), s).softmax(-1))
+attention("the mask moved by a token", "v3 unshared", visible=lambda self, mask: mask.bool().roll(1, -1))
+attention("the mask added as it is", "v3", masked=lambda self, scores, visible: scores + visible)
+attention("the last key left out", "v3-unpadded", visible=lambda self, mask: mask.bool() & (torch.arange(mask.shape[-1]) < mask.shape[-1] - 1))
+attention("keys shared by the heads", "v3 unshared", prepare=lambda self, q, k: (q, k[:, :1].expand_as(k)))
+attention("queries of two heads exchanged", "v3", prepare=lambda self, q, k: (q[:, [1, 0, 2]], k))
+attention("relative rows moved by three", "v3 unshared", rows=lambda self, rel: rel[: 2 * self.pos_ebd_size].roll(3, 0).unsqueeze(0))
+attention("every second relative row twice", "v3 unshared", rows=lambda self, rel: rel[: 2 * self.pos_ebd_size : 2].repeat_interleave(2, 0).unsqueeze(0))
+attention("positions start anew in the middle", "v3-unpadded", delta=lambda self, term, length: listed.right_delta(torch.zeros(1, length, 1), torch.zeros(1, length, 1), self.position_buckets, self.max_relative_positions)[0].roll((length // 2, length // 2), (0, 1)))
+attention("c2p scaled by nine tenths", "v3 unshared", c2p=lambda self, q, k, pk, pq, index: 0.9 * SteppedAttention.c2p(self, q, k, pk, pq, index))
+attention("c2p and p2c averaged", "v3", c2p=lambda self, *a: (SteppedAttention.c2p(self, *a) + SteppedAttention.p2c(self, *a)) / 2, p2c=lambda self, *a: (SteppedAttention.c2p(self, *a) + SteppedAttention.p2c(self, *a)) / 2)
+attention("probabilities squared", "v3-unpadded", probabilities=lambda self, s: s.softmax(-1) ** 2)
 
 
-def also(name, on, causes, **options):
-    def register(plant):
-        LISTED_BY_DIAGNOSIS.append(listed.Mistake(name, tuple(on.split()), plant, tuple(causes.split()), **options))
-        return plant
-
-    return register
+def norms_of(name, on, forward, dtypes=("f32",)):
+    mistake(name, on, dtypes=dtypes)(lambda model: listed.norms(model, forward))
 
 
-def also_attention(name, on, causes, **methods):
-    also(name, on, causes, stepped=True)(lambda model: [replace(m, **methods) for _, m in attentions(model)])
+def approximate_root(x):
+    """1/√x by a shift of the exponent and one step of Newton's."""
+    bits = 0x5F3759DF - (x.float().view(torch.int32) >> 1)
+    y = bits.view(torch.float32).to(x.dtype)
+    return y * (1.5 - 0.5 * x * y * y)
 
 
-also_attention("softmax over queries", "v3-unpadded", "softmax-over-queries", probabilities=lambda self, scores: scores.softmax(-2))
-also_attention("heads split as [L, D, H]", "v3 unshared", "heads-split-wrong", split=lambda self, x: x.unflatten(-1, (-1, self.num_attention_heads)).permute(0, 3, 1, 2))
-also_attention("context not brought back", "v3", "heads-merged-wrong", merge=lambda self, x: x.reshape(x.shape[0], x.shape[2], -1))
-also_attention("relative rows reversed", "v3 unshared", "relative-rows-reversed", rows=lambda self, rel: rel[: 2 * self.pos_ebd_size].flip(0).unsqueeze(0))
-also_attention("columns off by one", "v3 unshared", "relative-column-off-by-one", column=lambda self, term, delta: (delta + self.pos_ebd_size + 1).clamp(0, 2 * self.pos_ebd_size - 1))
-also_attention("scale of the whole width", "v3", "scale-of-hidden-size", scale=lambda self, term: (self.all_head_size * 3) ** 0.5)
-also_attention("causal mask", "v3-unpadded unshared", "causal-mask", visible=lambda self, mask: mask.bool() & torch.ones(mask.shape[-2:], dtype=torch.bool).tril())
-also_attention("keys for values", "v3", "context-from-keys projection-swapped", prepare=lambda self, q, k: (setattr(self, "seen", k), (q, k))[1], context=lambda self, probs, value: probs @ self.seen)
-also_attention("another middle", "v3 unshared", "bucket-wrong-middle", delta=lambda self, term, length: listed.right_delta(torch.zeros(1, length, 1), torch.zeros(1, length, 1), self.position_buckets - 2, self.max_relative_positions)[0])
+def normed(self, x, mean, factor):
+    return (x - mean) * factor * self.weight + self.bias
 
 
-@also("no residual", "v3 unshared", "residual-missing")
+norms_of("an approximate root", "v3 offset absolute", lambda self, x: normed(self, x, x.mean(-1, keepdim=True), approximate_root(x.var(-1, keepdim=True, unbiased=False) + self.eps)))
+norms_of("variance of half of the features", "v3 offset", lambda self, x: normed(self, x, x.mean(-1, keepdim=True), (x[..., ::2].var(-1, keepdim=True, unbiased=False) + self.eps).rsqrt()))
+norms_of("mean of all tokens", "v3-unpadded", lambda self, x: normed(self, x, x.mean((-1, -2), keepdim=True), (x.var(-1, keepdim=True, unbiased=False) + self.eps).rsqrt()))
+norms_of("deviation for variance", "v3 unshared", lambda self, x: normed(self, x, x.mean(-1, keepdim=True), 1 / (x - x.mean(-1, keepdim=True)).abs().mean(-1, keepdim=True)))
+norms_of("variance a little noisy", "offset v3", lambda self, x: normed(self, x, x.mean(-1, keepdim=True), (x.var(-1, keepdim=True, unbiased=False) * (1 + 3e-4 * torch.sin(1e5 * x[..., :1])) + self.eps).rsqrt()))
+
+
+@mistake("hard swish for GELU", "v3 unshared")
 def _(model):
     for layer in model.encoder.layer:
-        replace(layer.attention.output, forward=lambda self, x, residual: self.LayerNorm(self.dense(x)))
+        replace(layer.intermediate.intermediate_act_fn, forward=lambda self, x: nn.functional.hardswish(x))
 
 
-@also("norm without mean", "v3 unshared", "layer-norm-without-mean")
-def _(model):
-    listed.norms(model, lambda self, x: x / (x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt() * self.weight + self.bias)
-
-
-@also("unbiased variance", "v3 unshared", "layer-norm-unbiased-variance")
-def _(model):
-    listed.norms(model, lambda self, x: (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + self.eps).sqrt() * self.weight + self.bias)
-
-
-@also("value bias missing", "v3 unshared", "bias-missing")
-def _(model):
-    with torch.no_grad():
-        for _, module in attentions(model):
-            module.value_proj.bias.zero_()
-
-
-@also("query and key exchanged", "v3 unshared", "projection-swapped")
-def _(model):
-    for _, module in attentions(model):
-        a, b = module.query_proj.state_dict(), module.key_proj.state_dict()
-        a, b = {k: v.clone() for k, v in a.items()}, {k: v.clone() for k, v in b.items()}
-        module.query_proj.load_state_dict(b)
-        module.key_proj.load_state_dict(a)
-
-
-@also("the weights of another layer", "v3-unpadded", "weights-of-another-layer")
-def _(model):
-    layers = model.encoder.layer
-    layers[1].attention.self.query_proj.load_state_dict(layers[0].attention.self.query_proj.state_dict())
-
-
-@also("ReLU for GELU", "v3 unshared", "activation-relu")
+@mistake("ELU for GELU", "v3")
 def _(model):
     for layer in model.encoder.layer:
-        replace(layer.intermediate.intermediate_act_fn, forward=lambda self, x: x.relu())
+        replace(layer.intermediate.intermediate_act_fn, forward=lambda self, x: nn.functional.elu(x))
 
 
-@also("dropout left on", "v3 unshared", "dropout-active")
+@mistake("residual weakened", "v3 unshared")
 def _(model):
-    torch.manual_seed(3)
-    model.train()
+    for layer in model.encoder.layer:
+        replace(layer.output, forward=lambda self, x, residual: self.LayerNorm(self.dense(x) + residual / 2**0.5))
 
 
-@also("embeddings times the root of the width", "v3 absolute", "embeddings-scaled")
+@mistake("a layer run twice", "v3-unpadded unshared")
 def _(model):
-    hook(model.embeddings.word_embeddings, lambda out, args: out * out.shape[-1] ** 0.5)
+    layer = model.encoder.layer[1]
+    inner = layer.forward
+
+    def forward(self, states, *args, **kwargs):
+        first = inner(states, *args, **kwargs)
+        return inner(first[0] if isinstance(first, tuple) else first, *args, **kwargs)
+
+    replace(layer, forward=forward)
 
 
-@also("kernel reversed", "xlarge", "convolution-kernel-reversed")
+@mistake("position keys of the first layer in all", "unshared", "weights-of-another-layer")
+def _(model):
+    for layer in model.encoder.layer[1:]:
+        layer.attention.self.pos_key_proj.load_state_dict(model.encoder.layer[0].attention.self.pos_key_proj.state_dict())
+
+
+@mistake("embeddings normed twice", "v3 absolute")
+def _(model):
+    norm = model.embeddings.LayerNorm
+    hook(norm, lambda out, args: nn.functional.layer_norm(out, out.shape[-1:], norm.weight, norm.bias, norm.eps))
+
+
+@mistake("embeddings in 8 bits", "v3 absolute", "weights-differ")
 def _(model):
     with torch.no_grad():
-        model.encoder.conv.conv.weight.copy_(model.encoder.conv.conv.weight.flip(-1).clone())
+        weight = model.embeddings.word_embeddings.weight
+        unit = weight.abs().amax(1, keepdim=True) / 127
+        weight.copy_((weight / unit).round() * unit)
+
+
+@mistake("weights in bf16, computed in f32", "v3 unshared", "weights-differ")
+def _(model):
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.copy_(module.weight.bfloat16().float())
+
+
+@mistake("positions of a sine", "absolute")
+def _(model):
+    with torch.no_grad():
+        weight = model.embeddings.position_embeddings.weight
+        at = torch.arange(weight.shape[0])[:, None] / 10000 ** (torch.arange(weight.shape[1]) / weight.shape[1])
+        weight.copy_(0.05 * torch.where(torch.arange(weight.shape[1]) % 2 == 0, at.sin(), at.cos()))
+
+
+@mistake("token types the other way round", "everything absolute")
+def _(model):
+    with torch.no_grad():
+        weight = model.embeddings.token_type_embeddings.weight
+        weight.copy_(weight.flip(0).clone())
+
+
+@mistake("every token one id higher", "v3", mode="inputs")
+def _(given):
+    given["input_ids"] = torch.where(given["attention_mask"] > 0, given["input_ids"] % 96 + 1, given["input_ids"])
+
+
+@mistake("the first token dropped", "v3-unpadded", mode="inputs")
+def _(given):
+    given["input_ids"] = given["input_ids"].roll(-1, 1)
+
+
+@mistake("convolution with holes", "xlarge")
+def _(model):
+    conv = model.encoder.conv.conv
+    conv.dilation, conv.padding = (2,), (2,)
+
+
+@mistake("convolution padded with copies", "xlarge")
+def _(model):
+    conv = model.encoder.conv.conv
+
+    def forward(self, x):
+        return nn.functional.conv1d(nn.functional.pad(x, (1, 1), mode="replicate"), self.weight, self.bias)
+
+    replace(conv, forward=forward)
+
+
+@mistake("pooled from another sequence", "sequence")
+def _(model):
+    def forward(self, states):
+        return nn.functional.gelu(self.dense(self.dropout(states[:, 0].roll(1, 0))))
+
+    replace(model.pooler, forward=forward)
+
+
+@mistake("decoder bias of other words", "masked-lm", "bias-differs")
+def _(model):
+    with torch.no_grad():
+        model.cls.predictions.bias.copy_(model.cls.predictions.bias.roll(1))
+
+
+@mistake("logits at a temperature", "sequence token masked-lm")
+def _(model):
+    head = model.classifier if hasattr(model, "classifier") else model.cls
+    hook(head, lambda out, args: out / 1.3)
