@@ -362,15 +362,18 @@ impl Dump {
         self.tensors.insert(name.into(), tensor);
     }
 
-    /// Adds a tensor; of those that were added in this way, ones of the same bits are kept once. A model hands out many under two
-    /// names, such as a layer norm and the dropout behind it.
-    pub fn insert_once(&mut self, name: impl Into<String>, tensor: Tensor) {
+    /// Adds a tensor; of those that were added in this way, ones of the same bits are kept once, where `keep` puts them. A model
+    /// hands out many under two names, such as a layer norm and the dropout behind it.
+    pub fn insert_once(&mut self, name: impl Into<String>, tensor: Tensor, keep: impl FnOnce(Tensor) -> Tensor) {
         let alike = self.prints.entry(tensor.fingerprint()).or_default();
         let kept = alike.iter().find(|kept| kept.is(&tensor)).cloned();
-        if kept.is_none() {
-            alike.push(tensor.clone());
-        }
-        self.insert(name, kept.unwrap_or(tensor));
+        let kept = kept.unwrap_or_else(|| {
+            let kept = keep(tensor);
+            alike.push(kept.clone());
+            kept
+        });
+        kept.release();
+        self.insert(name, kept);
     }
 
     /// Takes a tensor out.

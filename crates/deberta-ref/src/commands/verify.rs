@@ -1,5 +1,7 @@
 //! `deberta-ref verify`: the model's own intermediates against somebody else's, in one.
 
+mod scratch;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -19,6 +21,7 @@ use super::compare::Shown;
 use super::naming::NamingArgs;
 use super::note;
 use super::run::ModelArgs;
+use scratch::Scratch;
 
 /// Run a model on the inputs that a file holds, and compare with the rest of it.
 ///
@@ -100,7 +103,8 @@ fn on_cpu<T: Real + Element>(
     // What was widened is not needed again, and what was not is read from the file again.
     directory.checkpoint().tensors().for_each(|tensor| directory.checkpoint().release(tensor));
     computed(args, head, golden, |inputs, keep, trace| {
-        let outputs = model.forward(inputs, keep, trace);
+        // The trace hands out the probabilities as it goes.
+        let outputs = model.forward(inputs, Keep { attentions: false, ..keep }, trace);
         outputs.map_err(|source| deberta_ref::Error::Model { path: args.golden.clone(), source })
     })
 }
@@ -117,15 +121,15 @@ fn computed<T: Real>(
     let keep =
         Keep { hidden_states: wanted.any_starts("hidden_states."), attentions: wanted.any_starts("attentions.") };
     let source = format!("{} ({head}, {}, {})", args.model.model.display(), args.model.profile, args.precision);
-    let mut recorder = Recorder { wanted: &wanted, dump: Dump::new(source) };
+    let mut recorder = Recorder { wanted: &wanted, dump: Dump::new(source), scratch: Scratch::default() };
     let outputs = forward(&inputs, keep, &mut Trace::to(&mut recorder))?;
-    let mut dump = recorder.dump;
+    let Recorder { mut dump, mut scratch, .. } = recorder;
     for name in INPUTS_USED_BY_REPORTS {
         if let Some(mask) = golden.get(name) {
             dump.insert(name, mask.clone());
         }
     }
-    outputs.for_each(|name, value| dump.insert_once(name, tensor(&value)));
+    outputs.for_each(|name, value| dump.insert_once(name, tensor(&value), |t| scratch.keep(t)));
     Ok(dump)
 }
 
@@ -153,6 +157,10 @@ impl Wanted {
         }
     }
 
+    fn holds(&self, path: &str) -> bool {
+        self.names.contains(&canonical(path))
+    }
+
     fn any_starts(&self, start: &str) -> bool {
         self.names.iter().any(|name| name.starts_with(start))
     }
@@ -161,16 +169,30 @@ impl Wanted {
 struct Recorder<'a> {
     wanted: &'a Wanted,
     dump: Dump,
+    scratch: Scratch,
+}
+
+/// The name among the outputs of what a layer's attention computes.
+fn among_outputs(path: &str) -> Option<String> {
+    let layer = path.strip_prefix("deberta.encoder.layer.")?.strip_suffix(".attention.self.probs")?;
+    Some(format!("attentions.{layer}"))
 }
 
 impl<T: Real> Observer<T> for Recorder<'_> {
     fn wants(&self, path: &str) -> bool {
-        !self.wanted.sizes.is_empty() || self.wanted.names.contains(&canonical(path))
+        let also = || among_outputs(path).is_some_and(|name| self.wanted.holds(&name));
+        !self.wanted.sizes.is_empty() || self.wanted.holds(path) || also()
     }
 
     fn observe(&mut self, path: &str, value: ArrayViewD<'_, T>) {
-        if self.wanted.sizes.contains(&value.len()) || self.wanted.names.contains(&canonical(path)) {
-            self.dump.insert_once(path, tensor(&value));
+        let mut keep = |name: &str, wanted: bool| {
+            if wanted {
+                self.dump.insert_once(name, tensor(&value), |t| self.scratch.keep(t));
+            }
+        };
+        keep(path, self.wanted.holds(path) || self.wanted.sizes.contains(&value.len()));
+        if let Some(name) = among_outputs(path) {
+            keep(&name, self.wanted.any_starts("attentions."));
         }
     }
 }
