@@ -1,6 +1,7 @@
 //! Judges one pair of tensors after another: each by its budget, which follows from those before it.
 
 mod level;
+mod probabilities;
 
 use std::collections::BTreeMap;
 
@@ -18,6 +19,7 @@ pub(crate) struct Run<'a> {
     pub rows: Vec<Row>,
     noise: BTreeMap<String, Seen>,
     expected: BTreeMap<String, &'a Tensor>,
+    actual: BTreeMap<String, &'a Tensor>,
     reference: BTreeMap<String, &'a Tensor>,
     pub computed_in: (Dtype, Dtype),
     heads: Option<usize>,
@@ -37,7 +39,7 @@ struct Seen {
 }
 
 impl<'a> Run<'a> {
-    pub fn new(expected: &'a Dump, actual: &Dump, options: &'a Options<'a>, pairs: &[Pair<'a>]) -> Self {
+    pub fn new(expected: &'a Dump, actual: &'a Dump, options: &'a Options<'a>, pairs: &[Pair<'a>]) -> Self {
         let names = |dump: &'a Dump| dump.iter().map(|(name, t)| (order::spelling(dump, name), t)).collect();
         let heads = pairs
             .iter()
@@ -66,6 +68,7 @@ impl<'a> Run<'a> {
             noise: BTreeMap::new(),
             conv: expected_by_name.keys().any(|n| n.starts_with("deberta.encoder.conv")),
             expected: expected_by_name,
+            actual: names(actual),
             reference: options.reference.map(names).unwrap_or_default(),
             computed_in,
             heads,
@@ -171,13 +174,38 @@ impl<'a> Run<'a> {
         if judged.finding != Finding::Within {
             return judged;
         }
-        match errors.outlier_budget(layout, dtype.unit_roundoff() / 2.0, dtype.underflow()) {
-            Some(outlier) => {
-                let both = outlier.iter().zip(&judged.budgets).map(|(o, e)| o.max(dtype.underflow()).min(*e)).collect();
-                Judged::new(errors, both, level, Finding::Outlier)
-            }
-            None => judged,
+        let outlier = errors.outlier_budget(layout, dtype.unit_roundoff() / 2.0, dtype.underflow());
+        let odd = self.odd_probabilities(pair, x, errors, dtype);
+        if outlier.is_none() && odd.is_empty() {
+            return judged;
         }
+        let mut budgets = judged.budgets;
+        for (budget, outlier) in budgets.iter_mut().zip(outlier.iter().flatten()) {
+            *budget = outlier.max(dtype.underflow()).min(*budget);
+        }
+        odd.into_iter().for_each(|(k, allowed)| budgets[k] = allowed.min(budgets[k]));
+        Judged::new(errors, budgets, level, Finding::Outlier)
+    }
+
+    /// Probabilities that do not follow from their scores, or make their row add up to something else, with the error that
+    /// would have passed.
+    fn odd_probabilities(&self, pair: &Pair<'_>, x: &[f64], errors: &Errors, dtype: Dtype) -> Vec<(usize, f64)> {
+        let Some(&columns) = pair.expected.shape().last().filter(|&&c| c > 0) else { return Vec::new() };
+        if magnitude(&pair.canonical) != Magnitude::Own {
+            return Vec::new();
+        }
+        let mut odd = probabilities::of_wrong_sums(x, errors, columns, dtype);
+        let scores = order::scores_of(&pair.canonical);
+        let of = |side: &BTreeMap<String, &Tensor>| Some(side.get(scores.as_ref()?)?.values().collect::<Vec<f64>>());
+        if let (Some(s), Some(t)) = (of(&self.expected), of(&self.actual))
+            && [s.len(), t.len()] == [x.len(); 2]
+        {
+            let found: Vec<f64> = x.iter().zip(&errors.error).map(|(x, e)| x + e).collect();
+            let expected = probabilities::Side { probabilities: x, scores: &s };
+            let actual = probabilities::Side { probabilities: &found, scores: &t };
+            odd.extend(probabilities::unlike_their_row(&expected, &actual, errors, columns, dtype));
+        }
+        odd
     }
 
     /// What a prediction of this tensor is measured by: the budget, without the test for outliers.

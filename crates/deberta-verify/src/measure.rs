@@ -160,7 +160,7 @@ fn group_scale(layout: &Layout, g: usize, floor: f64, relative: impl Fn(usize) -
 }
 
 /// The scale of a normal distribution with the same 0.8 quantile.
-fn robust(values: &mut [f64]) -> f64 {
+pub(crate) fn robust(values: &mut [f64]) -> f64 {
     if values.is_empty() {
         return 0.0;
     }

@@ -47,6 +47,14 @@ pub(crate) fn is_list(name: &str) -> bool {
     name.starts_with("hidden_states.") || name.starts_with("attentions.")
 }
 
+/// The scores that these probabilities are the softmax of.
+pub(crate) fn scores_of(probabilities: &str) -> Option<String> {
+    match probabilities.strip_prefix("attentions.") {
+        Some(layer) => Some(format!("deberta.encoder.layer.{layer}.attention.self.scores")),
+        None => Some(format!("{}.scores", probabilities.strip_suffix(".probs")?)),
+    }
+}
+
 /// Whether this is what a module returned when it ran again, `path:2`, `path:3` …: our dumps call it so, and nothing that is
 /// expected goes by such a name.
 pub fn is_repeat(name: &str) -> bool {
