@@ -47,6 +47,14 @@ pub(crate) fn is_list(name: &str) -> bool {
     name.starts_with("hidden_states.") || name.starts_with("attentions.")
 }
 
+/// Whether this is the sum of the embeddings behind its layer norm.
+pub(crate) fn is_embeddings(name: &str) -> bool {
+    matches!(
+        name,
+        "hidden_states.0" | "deberta.embeddings" | "deberta.embeddings.LayerNorm" | "deberta.embeddings.dropout"
+    )
+}
+
 /// The scores that these probabilities are the softmax of.
 pub(crate) fn scores_of(probabilities: &str) -> Option<String> {
     match probabilities.strip_prefix("attentions.") {
