@@ -100,6 +100,8 @@ pub const FITTED_SETTING: f64 = 5e-2;
 pub const FITTED_EXACTLY: f64 = 1e-5;
 /// E\[x²\] is off by this many roundings at most: a sum over a row, as in [`Operation::line`].
 pub const SQUARES: f64 = 64.0;
+/// … in whole steps: to this share of one, where chance would leave a fifth of the rows.
+pub const WHOLE: f64 = 0.1;
 /// What other weights give is unrelated to what the model's would where the cosine of the two is below this: that of random
 /// weights and a few dozen features reaches 0.2.
 pub const UNRELATED: f64 = 0.3;

@@ -73,8 +73,9 @@ pub fn normalised(x: &ArrayD<f64>, eps: f64, norming: Option<Norming>) -> Option
 }
 
 /// The layer norm with the mean and variance that each row of `found` shows, if these differ from the right ones as those do
-/// that are computed as E\[x²\] − E\[x\]² in a dtype of unit roundoff `unit`: by no more than rounding of E\[x²\], and to
-/// either side.
+/// that are computed as E\[x²\] − E\[x\]² in a dtype of unit roundoff `unit`: by no more than rounding of E\[x²\], to
+/// either side, and in whole steps of it. Of two neighbouring numbers the difference is exact, so that such a variance is a
+/// multiple of the spacing of E\[x\]²; one that is wrong for another reason is not, in any row but by chance.
 pub fn with_statistics_found(
     x: &ArrayD<f64>,
     affine: &Affine,
@@ -102,6 +103,11 @@ pub fn with_statistics_found(
         let moved = shift / factor * (variance + eps).sqrt();
         let error = ((variance + eps) / (factor * factor) - eps - variance) / square;
         if !(error.abs() <= budget::SQUARES * unit && moved.abs() <= budget::SQUARES * unit * square.sqrt()) {
+            return None;
+        }
+        let spacing = 2.0 * unit * (mean * mean * (1.0 - budget::SQUARES * unit)).log2().floor().exp2();
+        let steps = (variance + error * square) / spacing;
+        if !((steps - steps.round()).abs() <= budget::WHOLE) {
             return None;
         }
         errors.push(error);
@@ -231,6 +237,8 @@ mod tests {
         let mean = |row: ArrayView1<'_, f64>| row.sum() / 48.0;
         let right = |row: ArrayView1<'_, f64>| row.iter().map(|v| (v - mean(row)).powi(2)).sum::<f64>() / 48.0;
         assert!(shown(&normed(&|row| 1.001 * right(row))).is_none());
+        // As large as what the squares leave, and to either side, but of no steps.
+        assert!(shown(&normed(&|row| right(row) * (1.0 + 1e-3 * (row[0] * 1e5).sin()))).is_none());
         assert!(shown(&normed(&|row| 2.0 * right(row))).is_none());
     }
 }
