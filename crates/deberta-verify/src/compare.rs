@@ -8,9 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::diagnose::{Cause, Knowledge, diagnose};
+use crate::dtype::Dtype;
+use crate::dump::{Dump, Origin};
 use crate::judge::{Run, Yardstick};
 use crate::order::{self, Position, Role};
-use crate::tensor::{Dtype, Dump, Origin, Tensor};
+use crate::tensor::Tensor;
 use crate::{HeatMap, VerifyError};
 
 /// How to compare.

@@ -32,7 +32,7 @@ mod world;
 pub use knowledge::{Knowledge, Weights};
 
 use crate::compare::{Comparison, Row};
-use crate::tensor::Dump;
+use crate::dump::Dump;
 use crate::{Finding, budget};
 use node::{Depth, Node};
 use setting::Setting;

@@ -2,16 +2,20 @@
 
 mod level;
 mod probabilities;
+mod yardstick;
 
 use std::collections::BTreeMap;
 
 use crate::budget::{self, Operation};
 use crate::compare::{Difference, Finding, Options, Pair, Row};
+use crate::dtype::Dtype;
+use crate::dump::Dump;
 use crate::mask::Mask;
 use crate::measure::{self, Errors, Layout, Magnitude};
 use crate::order;
-use crate::tensor::{Dtype, Dump, Tensor};
+use crate::tensor::Tensor;
 use level::Level;
+pub(crate) use yardstick::{Fit, Yardstick};
 
 /// What earlier tensors tell about later ones.
 pub(crate) struct Run<'a> {
@@ -249,82 +253,6 @@ fn magnitude(name: &str) -> Magnitude {
 /// Whether values this low are masks, whatever they are.
 fn masks(name: &str) -> bool {
     name.ends_with(".scores")
-}
-
-/// What any other values would have to be within, to pass for a tensor.
-#[derive(Clone, Debug)]
-pub(crate) struct Yardstick {
-    name: String,
-    /// Of the noise of the whole.
-    level: f64,
-    /// Of an element: this times its magnitude …
-    relative: f64,
-    /// … plus this.
-    absolute: f64,
-    /// The unit roundoff of what was computed in.
-    unit: f64,
-    computed_in: Dtype,
-}
-
-/// How far a prediction is from what was found.
-#[derive(Clone, Debug)]
-pub(crate) struct Fit {
-    pub within: bool,
-    /// rms(error) / rms(prediction).
-    pub noise: f64,
-    pub max_abs: f64,
-    /// Elements of which one alone is a number.
-    pub non_finite: usize,
-}
-
-impl Fit {
-    /// For choosing among fits: less is nearer.
-    pub fn score(&self) -> f64 {
-        if self.non_finite > 0 || self.noise.is_nan() { f64::INFINITY } else { self.noise }
-    }
-}
-
-impl Yardstick {
-    fn none(name: &str, computed_in: Dtype) -> Self {
-        Self { name: name.to_owned(), level: 0.0, relative: 0.0, absolute: 0.0, unit: 0.0, computed_in }
-    }
-}
-
-impl Row {
-    /// Measures a prediction against what was found, by the budget of this tensor.
-    pub(crate) fn fit(&self, shape: &[usize], heads: usize, prediction: &[f64], found: &[f64]) -> Fit {
-        let by = &self.yardstick;
-        let layout = Layout::of(shape, Some(heads).filter(|_| has_heads(&by.name)));
-        let errors = Errors::new(prediction, found, &layout, magnitude(&by.name), masks(&by.name));
-        let finite = || errors.error.iter().filter(|e| e.is_finite()).map(|e| e.abs());
-        let element = |(e, m): (&f64, &f64)| e.is_nan() || within(e.abs(), by.relative * m + by.absolute);
-        let elements = errors.error.iter().zip(&errors.magnitude).all(element);
-        Fit {
-            within: errors.non_finite.is_empty() && within(errors.noise, by.level) && elements,
-            noise: errors.noise,
-            max_abs: finite().fold(0.0, f64::max),
-            non_finite: errors.non_finite.len(),
-        }
-    }
-
-    /// The relative noise that is always there.
-    pub(crate) fn rounding(&self) -> f64 {
-        self.yardstick.unit
-    }
-
-    /// What the actual dump was computed in.
-    pub(crate) fn computed_in(&self) -> Dtype {
-        self.yardstick.computed_in
-    }
-
-    /// Whether what was found in the place of this tensor is what `other` should hold.
-    pub(crate) fn holds(&self, other: &Tensor, found: &Tensor) -> bool {
-        if other.shape() != found.shape() {
-            return false;
-        }
-        let (x, y): (Vec<f64>, Vec<f64>) = (other.values().collect(), found.values().collect());
-        self.fit(other.shape(), 1, &x, &y).within
-    }
 }
 
 /// Whether `error` is within `budget`; NaN is not.

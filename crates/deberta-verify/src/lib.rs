@@ -13,6 +13,8 @@ pub mod adapt;
 pub mod budget;
 pub mod compare;
 pub mod diagnose;
+mod dtype;
+mod dump;
 mod error;
 mod heat_map;
 mod judge;
@@ -24,6 +26,8 @@ mod tensor;
 
 pub use compare::{Comparison, Difference, Finding, Options, Positions, Row, Verdict, compare};
 pub use diagnose::{Cause, Knowledge, Weights};
+pub use dtype::Dtype;
+pub use dump::{Dump, Origin};
 pub use error::VerifyError;
 pub use heat_map::{HeatMap, Panel};
-pub use tensor::{Dtype, Dump, Keep, Origin, Tensor};
+pub use tensor::{Keep, Tensor};

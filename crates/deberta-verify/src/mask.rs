@@ -1,8 +1,8 @@
 //! Which positions are padding, as the attention mask has it.
 
 use crate::compare::Positions;
+use crate::dump::Dump;
 use crate::measure;
-use crate::tensor::Dump;
 
 /// Which positions are padding.
 pub(crate) struct Mask {

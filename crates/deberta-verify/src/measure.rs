@@ -6,7 +6,7 @@
 use libm::erfc;
 
 use crate::budget;
-use crate::tensor::Dtype;
+use crate::dtype::Dtype;
 
 /// How the elements of a tensor fall into groups, rows and columns: element (g, r, c) stands at
 /// `g·group_stride + r·row_stride + c`.

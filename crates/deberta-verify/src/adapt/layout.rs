@@ -13,8 +13,9 @@
 use std::collections::BTreeMap;
 
 use super::guess::{MARGIN, Sample, WIDEST};
+use crate::dump::Dump;
 use crate::order::spelling;
-use crate::tensor::{Dump, Tensor};
+use crate::tensor::Tensor;
 
 /// Orders of more atoms than this are not tried: [B, H, L, L] and one more.
 const MAX_ATOMS: usize = 5;

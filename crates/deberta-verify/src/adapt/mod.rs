@@ -18,8 +18,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use rename::Renames;
 
+use crate::dump::Dump;
 use crate::order::{self, Role, canonical, is_repeat, spelling};
-use crate::tensor::{Dump, Tensor};
+use crate::tensor::Tensor;
 
 /// How a tensor got its name.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -18,7 +18,7 @@ use regex::Regex;
 
 use super::{By, Match};
 use crate::VerifyError;
-use crate::tensor::Dump;
+use crate::dump::Dump;
 
 /// More than anybody writes: a file beyond it is something else.
 const LARGEST: u64 = 1 << 20;

@@ -9,8 +9,9 @@ use super::replay::{Replay, Side};
 use super::setting::{Act, Convolution, Logarithm, Padded, Relative, Setting};
 use super::world::{Batch, Store, World};
 use crate::budget;
+use crate::dtype::Dtype;
+use crate::dump::Dump;
 use crate::order::canonical;
-use crate::tensor::{Dtype, Dump};
 
 /// `None` where the dump shows no attention that some setting reproduces.
 pub fn setting(expected: &Dump, depth: Depth, focus: usize) -> Option<Setting> {

@@ -7,9 +7,10 @@ use super::node::{Depth, Kind, Node};
 use super::rows;
 use super::trial::Match;
 use crate::compare::{Comparison, Row};
+use crate::dump::Dump;
 use crate::judge::Fit;
 use crate::order::canonical;
-use crate::tensor::{Dump, Tensor};
+use crate::tensor::Tensor;
 use crate::{Dtype, Positions, budget, measure};
 
 /// The cause of a difference in shape, where the values say it.

@@ -6,7 +6,8 @@ use super::patterns::{gain, proven};
 use super::trial::Match;
 use crate::budget;
 use crate::compare::Row;
-use crate::tensor::{Dump, Tensor};
+use crate::dump::Dump;
+use crate::tensor::Tensor;
 
 /// What the rows of the first divergent tensor show.
 pub fn of_rows(dumps: (&Dump, &Dump), row: &Row, node: Node, x: &[f64], y: &[f64]) -> Option<Match> {

@@ -12,8 +12,8 @@ use super::world::{self, World};
 use crate::Positions;
 use crate::budget;
 use crate::compare::{Comparison, Row};
+use crate::dump::Dump;
 use crate::judge::Fit;
-use crate::tensor::Dump;
 
 /// A mistake that the numbers bear out.
 #[derive(Clone, Debug)]

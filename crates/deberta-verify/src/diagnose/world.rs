@@ -10,8 +10,10 @@ use super::knowledge::Weights;
 use super::node::{Depth, Kind, Node};
 use super::refit;
 use super::setting::Setting;
+use crate::dtype::Dtype;
+use crate::dump::Dump;
 use crate::order;
-use crate::tensor::{Dtype, Dump, Tensor};
+use crate::tensor::Tensor;
 
 /// An array that several steps read.
 pub type Shared = Rc<ArrayD<f64>>;

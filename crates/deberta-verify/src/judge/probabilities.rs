@@ -10,8 +10,8 @@
 //! query that is padding, for one.
 
 use crate::budget;
+use crate::dtype::Dtype;
 use crate::measure::{Errors, robust};
-use crate::tensor::Dtype;
 
 /// The values of one side, in rows of one query.
 pub(super) struct Side<'a> {
