@@ -57,7 +57,8 @@ pub const OUTLIER_QUANTILE_OF_NORMAL: f64 = 1.281_551_565_5;
 pub const OUTLIER_LEAST: usize = 24;
 
 /// The logarithm of a probability, less its score, is the same for all keys of a query: to this many roundings of what is
-/// written, that of the row's median counted, …
+/// written, that of the row's median counted, of the probability and of the row's largest score (somebody may go on with more
+/// digits than are dumped), …
 pub const SOFTMAX_STORAGE: f64 = 2.0;
 /// … and this many of the f32 in which processors add up, times 1 + the distance of the score from the row's highest: what
 /// the fast exponentials of GPUs are off by.

@@ -111,8 +111,7 @@ impl<'a> Run<'a> {
         if significant(&row.shape) != significant(&row.actual_shape) {
             return row;
         }
-        let x: Vec<f64> = pair.expected.values().collect();
-        let mut y: Vec<f64> = pair.actual.values().collect();
+        let (x, mut y) = rayon::join(|| pair.expected.widened(), || pair.actual.widened());
         if self.options.ignore_padding {
             self.hide_padding(pair, &x, &mut y);
         }

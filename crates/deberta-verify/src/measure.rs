@@ -4,6 +4,7 @@
 //! a feature. Features that belong to heads are grouped by head as well.
 
 use libm::erfc;
+use rayon::prelude::*;
 
 use crate::budget;
 use crate::dtype::Dtype;
@@ -130,8 +131,9 @@ impl Errors {
             let e = self.error[k].abs();
             if e <= underflow || !e.is_finite() { 0.0 } else { e / self.magnitude[k].max(f64::MIN_POSITIVE) }
         };
-        for g in 0..layout.groups {
-            group_scale(layout, g, floor, relative, &mut scale);
+        let groups = (0..layout.groups).into_par_iter().map(|g| GroupNoise::new(layout, g, floor, relative));
+        for (g, noise) in groups.collect::<Vec<_>>().into_iter().enumerate() {
+            noise.fill(layout, g, &mut scale);
         }
         let mut ratios: Vec<f64> = (0..self.error.len()).map(|k| relative(k) / scale[k]).collect();
         let few = 1.0 + budget::OUTLIER_FEW / (layout.rows * layout.columns) as f64;
@@ -140,21 +142,35 @@ impl Errors {
     }
 }
 
-/// Fills `scale` for one group: the larger of the noise of the group, of the row, of the column, and of row times column.
-fn group_scale(layout: &Layout, g: usize, floor: f64, relative: impl Fn(usize) -> f64, scale: &mut [f64]) {
-    let mut buffer: Vec<f64> = layout.of_group(g).map(&relative).collect();
-    let base = robust(&mut buffer).max(floor);
-    let mut one = |indices: &mut dyn Iterator<Item = usize>| {
-        buffer.clear();
-        buffer.extend(indices.map(&relative));
-        robust(&mut buffer).max(floor)
-    };
-    let rows: Vec<f64> = (0..layout.rows).map(|r| one(&mut (0..layout.columns).map(|c| layout.at(g, r, c)))).collect();
-    let columns: Vec<f64> =
-        (0..layout.columns).map(|c| one(&mut (0..layout.rows).map(|r| layout.at(g, r, c)))).collect();
-    for (r, &row) in rows.iter().enumerate() {
-        for (c, &column) in columns.iter().enumerate() {
-            scale[layout.at(g, r, c)] = base.max(row).max(column).max(row * column / base);
+/// The noise of a group, of its rows and of its columns.
+struct GroupNoise {
+    whole: f64,
+    rows: Vec<f64>,
+    columns: Vec<f64>,
+}
+
+impl GroupNoise {
+    fn new(layout: &Layout, g: usize, floor: f64, relative: impl Fn(usize) -> f64) -> Self {
+        let mut buffer: Vec<f64> = layout.of_group(g).map(&relative).collect();
+        let whole = robust(&mut buffer).max(floor);
+        let mut one = |indices: &mut dyn Iterator<Item = usize>| {
+            buffer.clear();
+            buffer.extend(indices.map(&relative));
+            robust(&mut buffer).max(floor)
+        };
+        let row = |r: usize| (0..layout.columns).map(move |c| layout.at(g, r, c));
+        let column = |c: usize| (0..layout.rows).map(move |r| layout.at(g, r, c));
+        let rows = (0..layout.rows).map(|r| one(&mut row(r))).collect();
+        let columns = (0..layout.columns).map(|c| one(&mut column(c))).collect();
+        Self { whole, rows, columns }
+    }
+
+    /// The scale of each element: the largest of the noise of the group, of the row, of the column, and of row times column.
+    fn fill(&self, layout: &Layout, g: usize, scale: &mut [f64]) {
+        for (r, &row) in self.rows.iter().enumerate() {
+            for (c, &column) in self.columns.iter().enumerate() {
+                scale[layout.at(g, r, c)] = self.whole.max(row).max(column).max(row * column / self.whole);
+            }
         }
     }
 }

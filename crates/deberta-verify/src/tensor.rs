@@ -142,6 +142,16 @@ impl Tensor {
         data.chunks_exact(dtype.size()).map(move |c| widen(dtype, c))
     }
 
+    /// The same, all at once.
+    pub(crate) fn widened(&self) -> Vec<f64> {
+        // What most tensors are, without a look at the dtype for each number.
+        match self.dtype {
+            Dtype::F32 => self.data().as_chunks().0.iter().map(|&c| f32::from_le_bytes(c).into()).collect(),
+            Dtype::F64 => self.data().as_chunks().0.iter().map(|&c| f64::from_le_bytes(c)).collect(),
+            _ => self.values().collect(),
+        }
+    }
+
     /// The value at place `k` of the row-major order, widened to `f64`; NaN beyond the end.
     pub fn value(&self, k: usize) -> f64 {
         let size = self.dtype.size();
@@ -169,8 +179,7 @@ impl Tensor {
 
     /// The values as an `f64` array.
     pub fn to_f64(&self) -> ArrayD<f64> {
-        let values: Vec<f64> = self.values().collect();
-        ArrayD::from_shape_vec(IxDyn(&self.shape), values).unwrap_or_else(|_| ArrayD::zeros(IxDyn(&self.shape)))
+        ArrayD::from_shape_vec(IxDyn(&self.shape), self.widened()).unwrap_or_else(|_| ArrayD::zeros(IxDyn(&self.shape)))
     }
 
     /// The values of some entries of the first axis, as an `f64` array.

@@ -68,6 +68,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn verify(args: &Args) -> anyhow::Result<ExitCode> {
     deberta_ref::set_threads(args.threads);
+    // The comparison's threads. It fails where they run already, and then there are as many as there are.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global();
     let mut golden = open_dump(&args.golden)?;
     let renamed = args.naming.rename(&mut golden)?;
     let (directory, head) = args.model.open()?;

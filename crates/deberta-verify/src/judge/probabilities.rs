@@ -27,9 +27,9 @@ pub(super) fn unlike_their_row(
     columns: usize,
     dtype: Dtype,
 ) -> Vec<(usize, f64)> {
-    let allowed = |s: f64, highest: f64, p: f64| {
+    let allowed = |s: f64, (highest, largest): (f64, f64), p: f64| {
         let sums = budget::SOFTMAX_SUMS * 2f64.powi(-24) * (1.0 + highest - s);
-        budget::SOFTMAX_STORAGE * dtype.unit_roundoff() + sums + dtype.underflow() / p
+        budget::SOFTMAX_STORAGE * dtype.unit_roundoff() * (1.0 + largest) + sums + dtype.underflow() / p
     };
     let mut found = Vec::new();
     for start in (0..errors.error.len()).step_by(columns) {
@@ -43,7 +43,8 @@ pub(super) fn unlike_their_row(
             continue;
         }
         let highest = keys.iter().map(|&k| actual.scores[k]).fold(f64::NEG_INFINITY, f64::max);
-        let limit = |k: usize| allowed(actual.scores[k], highest, actual.probabilities[k]);
+        let largest = keys.iter().map(|&k| actual.scores[k].abs()).fold(0.0, f64::max);
+        let limit = |k: usize| allowed(actual.scores[k], (highest, largest), actual.probabilities[k]);
         if off_centre(expected, &keys).iter().zip(&keys).any(|(off, &k)| !(*off <= limit(k))) {
             continue;
         }

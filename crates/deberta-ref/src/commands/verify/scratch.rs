@@ -8,7 +8,7 @@ use deberta_verify::{Keep, Tensor};
 use memmap2::{Mmap, MmapOptions};
 
 /// So much is kept in memory; small models never write a file.
-const IN_MEMORY: usize = 256 << 20;
+const IN_MEMORY: usize = 1 << 30;
 
 /// Keeps tensors in memory while they are few, and the rest in a file that has no name and goes with the process.
 #[derive(Default)]
