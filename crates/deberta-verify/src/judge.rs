@@ -199,7 +199,7 @@ impl<'a> Run<'a> {
         }
         let mut odd = probabilities::of_wrong_sums(x, errors, columns, dtype);
         let scores = order::scores_of(&pair.canonical);
-        let of = |side: &BTreeMap<String, &Tensor>| Some(side.get(scores.as_ref()?)?.values().collect::<Vec<f64>>());
+        let of = |side: &BTreeMap<String, &Tensor>| Some(side.get(scores.as_ref()?)?.widened());
         if let (Some(s), Some(t)) = (of(&self.expected), of(&self.actual))
             && [s.len(), t.len()] == [x.len(); 2]
         {

@@ -91,7 +91,7 @@ pub fn of_values(expected: &Dump, actual: &Dump, row: &Row, depth: Depth, exact:
     if !x.dtype().is_float() || x.len() > LARGEST {
         return Vec::new();
     }
-    let (x, y): (Vec<f64>, Vec<f64>) = (x.values().collect(), y.values().collect());
+    let (x, y) = (x.widened(), y.widened());
     let node = Node::of(&row.name, depth);
     let mut matches = Vec::new();
     if found.iter().any(|m| m.certain) {
@@ -127,7 +127,7 @@ fn exchanged(expected: &Dump, row: &Row, node: Option<Node>, depth: Depth, y: &[
         if !near {
             continue;
         }
-        let values: Vec<f64> = other.values().collect();
+        let values = other.widened();
         let fit = row.fit(&row.shape, 1, &values, y);
         if fit.within {
             let evidence = format!("{} holds what is expected of {name}: max residual {:.1e}", row.name, fit.max_abs);
@@ -280,7 +280,7 @@ fn known_bias(expected: &Dump, node: Node, depth: Depth) -> Option<Vec<f64>> {
 
 fn zero_row(states: &Tensor) -> Option<usize> {
     let width = *states.shape().last()?;
-    let values: Vec<f64> = states.values().collect();
+    let values = states.widened();
     values.chunks(width.max(1)).position(|row| row.iter().all(|v| *v == 0.0))
 }
 

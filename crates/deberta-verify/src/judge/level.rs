@@ -115,7 +115,7 @@ impl Run<'_> {
         if terms.len() < 2 || terms.iter().any(|t| t.shape() != terms[0].shape()) {
             return relative;
         }
-        let mut sum: Vec<f64> = terms[0].values().collect();
+        let mut sum = terms[0].widened();
         for term in &terms[1..] {
             sum.iter_mut().zip(term.values()).for_each(|(s, t)| *s += t);
         }
@@ -144,7 +144,7 @@ impl Run<'_> {
         let mut absolute = 0.0;
         for (i, term) in terms.iter().enumerate() {
             // Positions may be the same for all sequences.
-            let values: Vec<f64> = term.values().collect();
+            let values = term.widened();
             sum.iter_mut().zip(values.iter().cycle()).for_each(|(s, t)| *s += t);
             absolute = f64::hypot(absolute, own * rms(&values) + if i > 0 { u * rms(&sum) } else { 0.0 });
         }

@@ -77,7 +77,7 @@ impl Row {
         if other.shape() != found.shape() {
             return false;
         }
-        let (x, y): (Vec<f64>, Vec<f64>) = (other.values().collect(), found.values().collect());
+        let (x, y) = (other.widened(), found.widened());
         self.fit(other.shape(), 1, &x, &y).within
     }
 }
