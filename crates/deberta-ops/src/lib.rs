@@ -47,7 +47,7 @@ pub use linear::{SMALL_PRODUCT, accumulates_wide, linear, linear_wide, narrow, w
 pub use look_up::{At, LookUp};
 pub use masked_softmax::{Hidden, masked_softmax};
 pub use panels::Panels;
-pub use product::{Affine, products};
+pub use product::{Affine, product};
 pub use real::Real;
 pub use shared::SharedRows;
 pub use threads::{for_each, set_threads, threads};

@@ -2,12 +2,12 @@
 //!
 //! `linear`: y = x·Wᵀ + b, as `torch.nn.Linear`.
 //!
-//! Sums are taken in the type of the data ([`products`]). Those of small products ([`SMALL_PRODUCT`]) are taken in `f64`, so
+//! Sums are taken in the type of the data ([`product()`]). Those of small products ([`SMALL_PRODUCT`]) are taken in `f64`, so
 //! that in `f32` a small model carries the rounding of its states alone.
 
 use ndarray::{Array, Array2, ArrayBase, ArrayView1, ArrayView2, Data, Dimension};
 
-use crate::{Affine, Real, products};
+use crate::{Affine, Real, product};
 
 /// Products of at most this many multiplications are accumulated in `f64`: two milliseconds at most, widening included.
 pub const SMALL_PRODUCT: usize = 1 << 22;
@@ -23,7 +23,7 @@ pub fn linear<T: Real>(x: ArrayView2<'_, T>, weight: ArrayView2<'_, T>, bias: Op
     if accumulates_wide::<T>(x.nrows(), &weight) {
         return narrow(&linear_wide(x, weight, bias));
     }
-    one(products(x, &[Affine { weight, bias }]))
+    product(x, Affine { weight, bias })
 }
 
 /// y = x·Wᵀ + b, before it is rounded to the type of the data: for what is summed, activated or normalized next.
@@ -43,11 +43,7 @@ pub fn linear_wide<T: Real>(
     }
     let (x, weight, bias) = (wide(&x), wide(&weight), bias.map(|b| wide(&b)));
     let map = Affine { weight: weight.view(), bias: bias.as_ref().map(|b| b.view()) };
-    one(products(x.view(), &[map]))
-}
-
-fn one<T>(results: Vec<Array2<T>>) -> Array2<T> {
-    results.into_iter().next().expect("a result for the map")
+    product(x.view(), map)
 }
 
 /// Whether the product of N rows with a weight [O, I] is small enough to be accumulated in `f64`.

@@ -1,4 +1,4 @@
-//! Matrix products of one array with several weights: y = x·Wᵀ + b for each.
+//! Matrix products: y = x·Wᵀ + b, in rows for one weight, in panels for several of the same x.
 //!
 //! 1. x is laid into panels ([`Panels`]), if it is not in panels already. The weights stay where they are.
 //! 2. The result is cut into jobs of up to [`BLOCK`] rows of x and a number of columns. A job goes over the terms in blocks,
@@ -30,33 +30,33 @@ pub struct Affine<'a, T> {
     pub bias: Option<ArrayView1<'a, T>>,
 }
 
-/// x·Wᵀ + b for each map.
+/// x·Wᵀ + b.
 ///
 /// # Shapes
-/// `x` [N, I], each weight [O, I]; returns [N, O] for each.
+/// `x` [N, I], the weight [O, I]; returns [N, O].
 ///
 /// # Panics
 /// If the shapes do not agree.
-pub fn products<T: Real>(x: ArrayView2<'_, T>, maps: &[Affine<'_, T>]) -> Vec<Array2<T>> {
+pub fn product<T: Real>(x: ArrayView2<'_, T>, map: Affine<'_, T>) -> Array2<T> {
     let panels = Panels::of(x);
-    let results = panels.products(maps);
+    let result = panels.product(map);
     panels.give();
-    results
+    result
 }
 
 impl<T: Real> Panels<T> {
-    /// x·Wᵀ + b for each map.
+    /// x·Wᵀ + b, in rows.
     ///
     /// # Shapes
-    /// Each weight [O, I]; returns [N, O] for each.
+    /// The weight [O, I]; returns [N, O].
     ///
     /// # Panics
     /// If the shapes do not agree.
-    pub fn products(&self, maps: &[Affine<'_, T>]) -> Vec<Array2<T>> {
-        let mut results: Vec<Array2<T>> = maps.iter().map(|m| unwritten((self.rows(), m.weight.nrows()))).collect();
-        let shared: Vec<_> = results.iter_mut().map(SharedRows::new).collect();
-        self.multiply(maps, |job, weight, bias| job.write_rows(self, weight, bias, &shared[job.map]));
-        results
+    pub fn product(&self, map: Affine<'_, T>) -> Array2<T> {
+        let mut result = unwritten((self.rows(), map.weight.nrows()));
+        let shared = SharedRows::new(&mut result);
+        self.multiply(&[map], |job, weight, bias| job.write_rows(self, weight, bias, &shared));
+        result
     }
 
     /// f(x·Wᵀ + b) for each map, in panels again; `f` is given pieces in no order.
@@ -212,8 +212,8 @@ mod tests {
             .enumerate()
             .map(|(i, (w, b))| Affine { weight: w.view(), bias: (i != 1).then(|| b.view()) })
             .collect();
-        let found = products(x, &maps);
-        for (i, (map, y)) in maps.iter().zip(found).enumerate() {
+        for (i, map) in maps.iter().enumerate() {
+            let y = product(x, *map);
             assert_eq!(y.dim(), (n, outputs[i]));
             for ((r, c), &y) in y.indexed_iter() {
                 let sum: f64 = (0..depth).map(|k| x[[r, k]].wide() * map.weight[[c, k]].wide()).sum();
@@ -236,12 +236,25 @@ mod tests {
         let map = Affine { weight: first.view(), bias: Some(bias.view()) };
         let last = Affine { weight: second.view(), bias: None };
         let [panels] = Panels::of(x.view()).products_then([map], |piece| piece.iter_mut().for_each(|v| *v = *v + *v));
-        let found = panels.products(&[last]).remove(0);
-        let between = products(x.view(), &[map]).remove(0);
-        let expected = products(between.view(), &[last]).remove(0);
+        let found = panels.product(last);
+        let between = product(x.view(), map);
+        let expected = product(between.view(), last);
         for (found, expected) in found.iter().zip(&expected) {
             let tolerance = 4.0 * rounding * ((depth + 1) * (inner + 1)) as f64;
             assert!((found.wide() - 2.0 * expected.wide()).abs() <= tolerance, "{found} and not twice {expected}");
+        }
+    }
+
+    #[test]
+    fn several_maps_at_once_are_each_by_itself() {
+        let mut rng = oracle::Rng::new(4);
+        let x = rng.matrix(BLOCK + 3, 11);
+        let weights = [rng.matrix(50, 11), rng.matrix(1, 11), rng.matrix(7, 11)];
+        let bias = rng.vector(7);
+        let maps = weights.each_ref().map(|w| Affine { weight: w.view(), bias: (w.nrows() == 7).then(|| bias.view()) });
+        let found = Panels::of(x.view()).products_then(maps, |_| ());
+        for (found, map) in found.iter().zip(maps) {
+            assert_eq!(found.to_rows(), product(x.view(), map));
         }
     }
 
@@ -271,10 +284,10 @@ mod tests {
         let x = ndarray::array![[1.0_f32, 2.0, 3.0]];
         let weight = ndarray::array![[1.0_f32, 10.0], [100.0, 1000.0], [0.5, 0.25]];
         let map = Affine { weight: weight.t(), bias: None };
-        assert_eq!(products(x.view(), &[map])[0], ndarray::array![[202.5, 2010.75]]);
+        assert_eq!(product(x.view(), map), ndarray::array![[202.5, 2010.75]]);
         let mut backwards = weight.view();
         backwards.invert_axis(ndarray::Axis(0));
         let map = Affine { weight: backwards.t(), bias: None };
-        assert_eq!(products(x.view(), &[map])[0], ndarray::array![[203.5, 2030.25]]);
+        assert_eq!(product(x.view(), map), ndarray::array![[203.5, 2030.25]]);
     }
 }

@@ -46,7 +46,7 @@ const SMALL: usize = 1 << 17;
 
 impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
     /// # Shapes
-    /// `queries`, `keys` and `values` [N, H·D], the rows of `plan`; `relative_rows` [R, E]; returns [N, H·D].
+    /// `states`: queries, keys and values [N, H·D] each, the rows of `plan`; `relative_rows` [R, E]; returns [N, H·D].
     pub(super) fn fused(&self, states: [&Panels<T>; 3], relative_rows: Option<&Array2<T>>, plan: &Plan) -> Panels<T> {
         let distances = plan.distances.as_ref().zip(relative_rows).zip(self.position.as_ref());
         let position = distances.map(|((distances, rows), position)| {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deberta_ops::{LANES, Panels, Real, to_rows};
+use deberta_ops::{LANES, Panels, Real, SharedRows, for_each, take, to_rows};
 use ndarray::{Array2, s};
 
 use super::{DisentangledSelfAttention, Position};
@@ -78,9 +78,9 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
 /// The rows of each head by themselves, [H, N, D].
 pub(super) fn by_head<S: Real>(panels: &Panels<S>, size: usize) -> Vec<S> {
     let (rows, heads) = (panels.rows(), panels.depth() / size);
-    let mut out = deberta_ops::take(heads * rows * size);
-    let shared = deberta_ops::SharedRows::of(&mut out, size);
-    deberta_ops::for_each(panels.count(), |p| {
+    let mut out = take(heads * rows * size);
+    let shared = SharedRows::of(&mut out, size);
+    for_each(panels.count(), |p| {
         for (h, lanes) in panels.panel(p).chunks_exact(size).enumerate() {
             // SAFETY: each row, of each head, is one job's.
             let mut rows: Vec<_> = panels.of_panel(p).map(|i| unsafe { shared.row(h * rows + i) }).collect();
@@ -96,9 +96,9 @@ pub(super) fn by_head<S: Real>(panels: &Panels<S>, size: usize) -> Vec<S> {
 /// cache.
 pub(super) fn by_column<S: Real>(panels: &Panels<S>, size: usize) -> (Vec<S>, usize) {
     let stride = panels.count() * LANES + LANES * (1 + panels.count() % 2);
-    let mut out = deberta_ops::take(panels.depth() * stride);
-    let shared = deberta_ops::SharedRows::of(&mut out, stride);
-    deberta_ops::for_each(panels.depth() / size, |h| {
+    let mut out = take(panels.depth() * stride);
+    let shared = SharedRows::of(&mut out, stride);
+    for_each(panels.depth() / size, |h| {
         for p in 0..panels.count() {
             for (d, lanes) in panels.panel(p)[h * size..(h + 1) * size].iter().enumerate() {
                 // SAFETY: each head's columns are one job's.
