@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::diagnose::{Cause, Knowledge, diagnose};
 use crate::dtype::Dtype;
 use crate::dump::{Dump, Origin};
-use crate::judge::{Run, Yardstick};
+use crate::judge::{Ruler, Run, Yardstick};
 use crate::order::{self, Position, Role};
 use crate::tensor::Tensor;
 use crate::{HeatMap, VerifyError};
@@ -205,10 +205,17 @@ pub fn compare(expected: &Dump, actual: &Dump, options: &Options<'_>) -> Result<
             actual_names: order::some_names(outputs(actual)),
         });
     }
-    let mut run = Run::new(expected, actual, options, &pairs);
-    for pair in &pairs {
-        let row = run.compare_pair(pair);
-        run.rows.push(row);
+    let ruler = Ruler::new(expected, actual, options, &pairs);
+    let mut run = Run::new(expected, actual, options, &ruler, &pairs);
+    let mut measured = ruler.measure(&pairs[0]);
+    for (i, pair) in pairs.iter().enumerate() {
+        // The next is measured meanwhile.
+        std::thread::scope(|scope| {
+            let next = pairs.get(i + 1).map(|next| scope.spawn(|| ruler.measure(next)));
+            let row = run.judge_pair(pair, measured.take());
+            run.rows.push(row);
+            measured = next.and_then(|next| next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        });
         // A trace of a long text is larger than what has to be in memory at once.
         pair.expected.release();
         pair.actual.release();

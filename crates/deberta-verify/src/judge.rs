@@ -1,6 +1,7 @@
 //! Judges one pair of tensors after another: each by its budget, which follows from those before it.
 
 mod level;
+mod measured;
 mod probabilities;
 mod yardstick;
 
@@ -10,11 +11,11 @@ use crate::budget::{self, Operation};
 use crate::compare::{Difference, Finding, Options, Pair, Row};
 use crate::dtype::Dtype;
 use crate::dump::Dump;
-use crate::mask::Mask;
-use crate::measure::{self, Errors, Layout, Magnitude};
+use crate::measure::{self, Errors, Magnitude};
 use crate::order;
 use crate::tensor::Tensor;
 use level::Level;
+pub(crate) use measured::{Measured, Ruler};
 pub(crate) use yardstick::{Fit, Yardstick};
 
 /// What earlier tensors tell about later ones.
@@ -26,9 +27,8 @@ pub(crate) struct Run<'a> {
     actual: BTreeMap<String, &'a Tensor>,
     reference: BTreeMap<String, &'a Tensor>,
     pub computed_in: (Dtype, Dtype),
-    heads: Option<usize>,
     conv: bool,
-    mask: Option<Mask>,
+    ruler: &'a Ruler,
     pub notes: Vec<String>,
 }
 
@@ -43,12 +43,14 @@ struct Seen {
 }
 
 impl<'a> Run<'a> {
-    pub fn new(expected: &'a Dump, actual: &'a Dump, options: &'a Options<'a>, pairs: &[Pair<'a>]) -> Self {
+    pub fn new(
+        expected: &'a Dump,
+        actual: &'a Dump,
+        options: &'a Options<'a>,
+        ruler: &'a Ruler,
+        pairs: &[Pair<'a>],
+    ) -> Self {
         let names = |dump: &'a Dump| dump.iter().map(|(name, t)| (order::spelling(dump, name), t)).collect();
-        let heads = pairs
-            .iter()
-            .filter(|p| is_attention_matrix(&p.canonical))
-            .find_map(|p| (p.expected.shape().len() == 4).then(|| p.expected.shape()[1]));
         let computed_in = (
             vote(pairs.iter().map(|p| (p.canonical.as_str(), p.expected))),
             vote(pairs.iter().map(|p| (p.canonical.as_str(), p.actual))),
@@ -75,14 +77,13 @@ impl<'a> Run<'a> {
             actual: names(actual),
             reference: options.reference.map(names).unwrap_or_default(),
             computed_in,
-            heads,
-            mask: Mask::of(expected).or_else(|| Mask::of(actual)),
+            ruler,
             notes,
         }
     }
 
-    /// Measures and judges the next pair, in the order of computation.
-    pub fn compare_pair(&mut self, pair: &Pair<'_>) -> Row {
+    /// Judges the next pair, in the order of computation, by what was measured of it.
+    pub fn judge_pair(&mut self, pair: &Pair<'_>, measured: Option<Measured>) -> Row {
         let shown = pair.origin.map_or(pair.actual_name, |origin| &origin.name);
         let mut row = Row {
             name: pair.expected_name.to_owned(),
@@ -108,30 +109,13 @@ impl<'a> Run<'a> {
             key: pair.actual_name.to_owned(),
             yardstick: Yardstick::none(&pair.canonical, self.computed_in.1),
         };
-        if significant(&row.shape) != significant(&row.actual_shape) {
-            return row;
-        }
-        let (x, mut y) = rayon::join(|| pair.expected.widened(), || pair.actual.widened());
-        if self.options.ignore_padding {
-            self.hide_padding(pair, &x, &mut y);
-        }
-        let layout = Layout::of(&row.shape, self.heads.filter(|_| has_heads(&pair.canonical)));
-        let errors = Errors::new(&x, &y, &layout, magnitude(&pair.canonical), masks(&pair.canonical));
-        let judged = self.judge(pair, &x, &errors, &layout);
+        let Some(measured) = measured else { return row };
+        let judged = self.judge(pair, &measured);
         row.yardstick = self.yardstick(pair, &judged);
-        self.remember(&pair.canonical, &errors, &judged);
-        fill(&mut row, &x, &y, &errors, &judged);
-        row.positions = self.mask.as_ref().and_then(|m| m.positions(&row.shape, &judged.beyond));
+        self.remember(&pair.canonical, &measured.errors, &judged);
+        fill(&mut row, &measured, &judged);
+        row.positions = self.ruler.mask.as_ref().and_then(|m| m.positions(&row.shape, &judged.beyond));
         row
-    }
-
-    fn hide_padding(&self, pair: &Pair<'_>, x: &[f64], y: &mut [f64]) {
-        let Some(mask) = &self.mask else { return };
-        for (k, y) in y.iter_mut().enumerate() {
-            if mask.is_padded(pair.expected.shape(), k) == Some(true) {
-                *y = x[k];
-            }
-        }
     }
 
     /// Keeps the noise for what is computed from this tensor. That of a tensor beyond its budget is not noise: what is
@@ -152,7 +136,8 @@ impl<'a> Run<'a> {
         stored.coarser(self.computed_in.0).coarser(self.computed_in.1)
     }
 
-    fn judge(&self, pair: &Pair<'_>, x: &[f64], errors: &Errors, layout: &Layout) -> Judged {
+    fn judge(&self, pair: &Pair<'_>, measured: &Measured) -> Judged {
+        let Measured { x, errors, layout, .. } = measured;
         let dtype = self.precision(pair);
         if let Some(own) = self.reference_distance(pair, x) {
             let least = Operation::of(&pair.canonical).line().own(dtype.unit_roundoff());
@@ -298,16 +283,13 @@ impl Judged {
 }
 
 /// Writes what was found into the row.
-fn fill(row: &mut Row, x: &[f64], y: &[f64], errors: &Errors, judged: &Judged) {
-    let coarser = row.dtypes.0.coarser(row.dtypes.1);
+fn fill(row: &mut Row, measured: &Measured, judged: &Judged) {
+    let Measured { x, y, errors, largest, .. } = measured;
     let at = |k: usize| Difference { index: measure::multi_index(&row.shape, k), expected: x[k], actual: y[k] };
-    let finite = || errors.error.iter().enumerate().filter(|(_, e)| e.is_finite());
-    let largest = finite().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())).map(|(k, _)| k);
     row.max_abs = largest.map_or(f64::NAN, |k| errors.error[k].abs());
-    row.max_rel =
-        finite().filter(|(k, _)| x[*k] != 0.0 && x[*k].is_finite()).map(|(k, e)| (e / x[k]).abs()).fold(0.0, f64::max);
-    row.max_ulp = finite().filter(|(_, e)| **e != 0.0).map(|(k, _)| coarser.ulps(x[k], y[k])).max().unwrap_or(0);
-    row.cosine = measure::cosine(x, y);
+    row.max_rel = measured.max_rel;
+    row.max_ulp = measured.max_ulp;
+    row.cosine = measured.cosine;
     row.noise = errors.noise;
     row.finding = judged.finding;
     row.within = judged.finding == Finding::Within;
@@ -317,7 +299,7 @@ fn fill(row: &mut Row, x: &[f64], y: &[f64], errors: &Errors, judged: &Judged) {
     let furthest = || judged.beyond.iter().copied().max_by(|&a, &b| ratio(a).total_cmp(&ratio(b)));
     let worst = match judged.finding {
         Finding::NonFinite => judged.beyond.first().copied(),
-        Finding::Within | Finding::Level => largest,
+        Finding::Within | Finding::Level => *largest,
         // The largest error, if it is itself beyond its budget.
         _ => largest.filter(|&k| !within(ratio(k), 1.0)).or_else(furthest),
     };

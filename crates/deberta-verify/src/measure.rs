@@ -151,18 +151,16 @@ struct GroupNoise {
 
 impl GroupNoise {
     fn new(layout: &Layout, g: usize, floor: f64, relative: impl Fn(usize) -> f64) -> Self {
-        let mut buffer: Vec<f64> = layout.of_group(g).map(&relative).collect();
-        let whole = robust(&mut buffer).max(floor);
-        let mut one = |indices: &mut dyn Iterator<Item = usize>| {
+        let group: Vec<f64> = layout.of_group(g).map(relative).collect();
+        let mut buffer = Vec::with_capacity(group.len());
+        let mut of = |start: usize, step: usize, count: usize| {
             buffer.clear();
-            buffer.extend(indices.map(&relative));
+            buffer.extend(group[start..].iter().step_by(step).take(count));
             robust(&mut buffer).max(floor)
         };
-        let row = |r: usize| (0..layout.columns).map(move |c| layout.at(g, r, c));
-        let column = |c: usize| (0..layout.rows).map(move |r| layout.at(g, r, c));
-        let rows = (0..layout.rows).map(|r| one(&mut row(r))).collect();
-        let columns = (0..layout.columns).map(|c| one(&mut column(c))).collect();
-        Self { whole, rows, columns }
+        let rows = (0..layout.rows).map(|r| of(r * layout.columns, 1, layout.columns)).collect();
+        let columns = (0..layout.columns).map(|c| of(c, layout.columns, layout.rows)).collect();
+        Self { whole: of(0, 1, group.len()), rows, columns }
     }
 
     /// The scale of each element: the largest of the noise of the group, of the row, of the column, and of row times column.

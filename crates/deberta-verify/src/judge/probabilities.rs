@@ -9,6 +9,8 @@
 //! the rounding of the softmax itself. A row in which the first does not hold of the expected values is left alone: a
 //! query that is padding, for one.
 
+use rayon::prelude::*;
+
 use crate::budget;
 use crate::dtype::Dtype;
 use crate::measure::{Errors, robust};
@@ -31,8 +33,7 @@ pub(super) fn unlike_their_row(
         let sums = budget::SOFTMAX_SUMS * 2f64.powi(-24) * (1.0 + highest - s);
         budget::SOFTMAX_STORAGE * dtype.unit_roundoff() * (1.0 + largest) + sums + dtype.underflow() / p
     };
-    let mut found = Vec::new();
-    for start in (0..errors.error.len()).step_by(columns) {
+    let of_row = |start: usize| {
         let is_number = |k: &usize| {
             [expected, actual].iter().all(|side| {
                 side.probabilities[*k] > 0.0 && side.scores[*k].is_finite() && side.scores[*k] > budget::MASKED
@@ -40,16 +41,17 @@ pub(super) fn unlike_their_row(
         };
         let keys: Vec<usize> = (start..(start + columns).min(errors.error.len())).filter(is_number).collect();
         if keys.len() < budget::SOFTMAX_FEWEST {
-            continue;
+            return Vec::new();
         }
         let highest = keys.iter().map(|&k| actual.scores[k]).fold(f64::NEG_INFINITY, f64::max);
         let largest = keys.iter().map(|&k| actual.scores[k].abs()).fold(0.0, f64::max);
         let limit = |k: usize| allowed(actual.scores[k], (highest, largest), actual.probabilities[k]);
         if off_centre(expected, &keys).iter().zip(&keys).any(|(off, &k)| !(*off <= limit(k))) {
-            continue;
+            return Vec::new();
         }
-        found.extend(off_centre(actual, &keys).into_iter().zip(keys.iter().map(|&k| (k, limit(k)))));
-    }
+        off_centre(actual, &keys).into_iter().zip(keys.iter().map(|&k| (k, limit(k)))).collect::<Vec<_>>()
+    };
+    let found: Vec<_> = (0..errors.error.len()).into_par_iter().step_by(columns).flat_map_iter(of_row).collect();
     // Scores that were rounded for the dump alone leave more than the softmax does, in every element.
     let mut shares: Vec<f64> = found.iter().map(|(off, (_, limit))| off / limit).collect();
     let typical = (budget::SOFTMAX_TYPICAL * robust(&mut shares)).max(1.0);
