@@ -20,6 +20,7 @@ mod knowledge;
 mod layers;
 mod mistake;
 mod node;
+mod own;
 mod patterns;
 mod refit;
 mod replay;
@@ -30,6 +31,7 @@ mod trial;
 mod world;
 
 pub use knowledge::{Knowledge, Weights};
+pub(crate) use own::Steps;
 
 use crate::compare::{Comparison, Row};
 use crate::dump::Dump;
@@ -37,7 +39,7 @@ use crate::{Finding, budget};
 use node::{Depth, Node};
 use setting::Setting;
 use trial::{Match, Trial};
-use world::{Batch, Store, World};
+use world::{Batch, Store, World, in_memory};
 
 /// What went wrong, and how that is known.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -69,9 +71,7 @@ pub(crate) fn diagnose(
         return Diagnosis { cause: patterns::of_shapes(expected, actual, row), notes: Vec::new() };
     }
     let setting = known_setting(expected, actual, knowledge);
-    let depth = setting
-        .as_ref()
-        .map_or_else(|| depth_of(expected), |s| Depth { layers: s.layers, convolution: s.convolution.is_some() });
+    let depth = depth_of(expected, setting.as_ref());
     if let Some(cause) = patterns::of_lists(expected, actual, comparison) {
         return Diagnosis { cause: Some(cause), notes: Vec::new() };
     }
@@ -87,7 +87,7 @@ pub(crate) fn diagnose(
     let (mut exact, mut untested) = (false, 0);
     let setting = setting.or_else(|| fit::setting(expected, depth, focus));
     if let (Some(setting), Some(node)) = (setting, node)
-        && let Some(batch) = Batch::new([expected, actual], &stores().0, setting.heads, focus)
+        && let Some(batch) = Batch::new([expected, actual], &stores().0, in_memory(setting.heads, focus))
     {
         let world = World::new(setting, batch, stores(), comparison.computed_in.1, weights);
         let trial = Trial::new(world, comparison, (expected, actual), row, node);
@@ -131,8 +131,11 @@ fn known_setting(expected: &Dump, actual: &Dump, knowledge: Option<&Knowledge<'_
     })
 }
 
-/// The depth that names show.
-fn depth_of(dump: &Dump) -> Depth {
+/// The depth that the model is known to have, or that names show.
+fn depth_of(dump: &Dump, setting: Option<&Setting>) -> Depth {
+    if let Some(setting) = setting {
+        return setting.depth();
+    }
     let names = || dump.iter().map(|(name, _)| crate::order::canonical(name));
     let of_layer = |n: &str| n.strip_prefix("deberta.encoder.layer.")?.split('.').next()?.parse::<usize>().ok();
     let of_list = |n: &str| n.strip_prefix("attentions.")?.parse::<usize>().ok();

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 
 use crate::budget::{self, Operation};
 use crate::compare::{Difference, Finding, Options, Pair, Row};
+use crate::diagnose::Steps;
 use crate::dtype::Dtype;
 use crate::dump::Dump;
-use crate::measure::{self, Errors, Magnitude};
+use crate::measure::{self, Errors, Even, Layout, Magnitude};
 use crate::order;
 use crate::tensor::Tensor;
 use level::Level;
@@ -29,6 +30,7 @@ pub(crate) struct Run<'a> {
     pub computed_in: (Dtype, Dtype),
     conv: bool,
     ruler: &'a Ruler,
+    steps: Option<Steps<'a>>,
     pub notes: Vec<String>,
 }
 
@@ -77,6 +79,7 @@ impl<'a> Run<'a> {
             actual: names(actual),
             reference: options.reference.map(names).unwrap_or_default(),
             computed_in,
+            steps: Steps::new(expected, actual, computed_in.1, options.knowledge),
             ruler,
             notes,
         }
@@ -136,8 +139,8 @@ impl<'a> Run<'a> {
         stored.coarser(self.computed_in.0).coarser(self.computed_in.1)
     }
 
-    fn judge(&self, pair: &Pair<'_>, measured: &Measured) -> Judged {
-        let Measured { x, errors, layout, .. } = measured;
+    fn judge(&mut self, pair: &Pair<'_>, measured: &Measured) -> Judged {
+        let Measured { x, errors, .. } = measured;
         let dtype = self.precision(pair);
         if let Some(own) = self.reference_distance(pair, x) {
             let least = Operation::of(&pair.canonical).line().own(dtype.unit_roundoff());
@@ -162,7 +165,7 @@ impl<'a> Run<'a> {
         if judged.finding != Finding::Within {
             return judged;
         }
-        let outlier = errors.outlier_budget(layout, dtype.unit_roundoff() / 2.0, dtype.underflow());
+        let outlier = self.outlier_budget(pair, measured, dtype);
         let odd = self.odd_probabilities(pair, x, errors, dtype);
         if outlier.is_none() && odd.is_empty() {
             return judged;
@@ -173,6 +176,38 @@ impl<'a> Run<'a> {
         }
         odd.into_iter().for_each(|(k, allowed)| budgets[k] = allowed.min(budgets[k]));
         Judged::new(errors, budgets, level, Finding::Outlier)
+    }
+
+    /// What no error may stand out of: the noise, or, where the step can be computed again from what it read, what it adds to
+    /// the noise of that.
+    fn outlier_budget(&mut self, pair: &Pair<'_>, measured: &Measured, dtype: Dtype) -> Option<Vec<f64>> {
+        let Measured { x, errors, layout, .. } = measured;
+        let noise = Even {
+            errors: &errors.error,
+            magnitude: &errors.magnitude,
+            layout: *layout,
+            tail: budget::OUTLIER_NOISE,
+            dtype,
+        };
+        let own = self.steps.as_mut().and_then(|steps| steps.own_error(&pair.canonical, x, &errors.error));
+        let Some(own) = own else { return noise.budgets() };
+        let even = Even { errors: &own, tail: budget::OUTLIER_OWN, ..noise };
+        let mut budgets = even.budgets()?;
+        // The rounding of a projection is most of its noise; of other products sums are looked at where an element stands out.
+        let stands_out = || own.iter().zip(&budgets).any(|(own, budget)| own.abs() > *budget);
+        if has_heads(&pair.canonical) || stands_out() {
+            let sums = self.steps.as_mut().and_then(|steps| steps.partial_sums(&pair.canonical, x.len()));
+            if let Some(sums) = sums {
+                // Weights differ by column alone, whatever the head.
+                let layout = Layout::of(pair.expected.shape(), None);
+                budgets = Even { magnitude: &sums, layout, tail: budget::OUTLIER_SUMS, ..even }.budgets()?;
+            }
+        }
+        for ((budget, own), error) in budgets.iter_mut().zip(&own).zip(&errors.error) {
+            let beyond = own.abs() / *budget;
+            *budget = if beyond > 1.0 { error.abs() / beyond } else { f64::INFINITY };
+        }
+        Some(budgets)
     }
 
     /// Probabilities that do not follow from their scores, or make their row add up to something else, with the error that

@@ -6,7 +6,7 @@
 use libm::erfc;
 use rayon::prelude::*;
 
-use crate::budget;
+use crate::budget::{self, Tail};
 use crate::dtype::Dtype;
 
 /// How the elements of a tensor fall into groups, rows and columns: element (g, r, c) stands at
@@ -118,32 +118,55 @@ impl Errors {
         let magnitude = magnitudes(expected, layout, magnitude, number);
         Self { error, magnitude, non_finite, noise, rms }
     }
+}
 
-    /// The element-wise budget of the outlier test: what each error would have to exceed to stand out. `None` for
-    /// tensors too small to have a noise of their own. `floor` is the relative noise that is always there, `underflow` the
-    /// absolute error that does not count.
-    pub fn outlier_budget(&self, layout: &Layout, floor: f64, underflow: f64) -> Option<Vec<f64>> {
+/// Errors of which none may stand out of the others.
+pub struct Even<'a> {
+    /// Those of a tensor, or a part of them.
+    pub errors: &'a [f64],
+    /// What each is measured against.
+    pub magnitude: &'a [f64],
+    /// What is grouped with what.
+    pub layout: Layout,
+    /// How large the largest may be.
+    pub tail: Tail,
+    /// The relative error that is always there, and the absolute one that does not count.
+    pub dtype: Dtype,
+}
+
+impl Even<'_> {
+    fn relative(&self, k: usize) -> f64 {
+        let e = self.errors[k].abs();
+        let counts = e > self.dtype.underflow() && e.is_finite();
+        if counts { e / self.magnitude[k].max(f64::MIN_POSITIVE) } else { 0.0 }
+    }
+
+    /// What each error would have to exceed to stand out. `None` for tensors too small to have a noise of their own.
+    pub fn budgets(&self) -> Option<Vec<f64>> {
+        let layout = &self.layout;
         if layout.rows * layout.columns < budget::OUTLIER_LEAST {
             return None;
         }
-        let mut scale = vec![0.0; self.error.len()];
-        let relative = |k: usize| {
-            let e = self.error[k].abs();
-            if e <= underflow || !e.is_finite() { 0.0 } else { e / self.magnitude[k].max(f64::MIN_POSITIVE) }
-        };
-        let groups = (0..layout.groups).into_par_iter().map(|g| GroupNoise::new(layout, g, floor, relative));
-        for (g, noise) in groups.collect::<Vec<_>>().into_iter().enumerate() {
-            noise.fill(layout, g, &mut scale);
+        let floor = self.dtype.unit_roundoff() / 2.0;
+        let mut scale = vec![0.0; self.errors.len()];
+        let groups =
+            (0..layout.groups).into_par_iter().map(|g| GroupNoise::new(layout, g, floor, |k| self.relative(k)));
+        let groups: Vec<GroupNoise> = groups.collect();
+        groups.iter().enumerate().for_each(|(g, noise)| noise.fill(layout, g, &mut scale));
+        let mut ratios: Vec<f64> = (0..scale.len()).map(|k| self.relative(k) / scale[k]).filter(|r| *r > 0.0).collect();
+        let height = self.tail.margin * forecast_of_largest(&mut ratios, self.tail.chance);
+        for (g, noise) in groups.iter().enumerate() {
+            let few = 1.0 + budget::OUTLIER_FEW / noise.counted as f64;
+            layout.of_group(g).for_each(|k| scale[k] *= height * few * self.magnitude[k]);
         }
-        let mut ratios: Vec<f64> = (0..self.error.len()).map(|k| relative(k) / scale[k]).collect();
-        let few = 1.0 + budget::OUTLIER_FEW / (layout.rows * layout.columns) as f64;
-        let height = budget::OUTLIER_MARGIN * few * forecast_of_largest(&mut ratios);
-        Some(scale.iter().zip(&self.magnitude).map(|(s, m)| height * s * m).collect())
+        Some(scale)
     }
 }
 
-/// The noise of a group, of its rows and of its columns.
+/// The noise of a group, of its rows and of its columns. What is met exactly says nothing of the whole: it is padding, mostly.
 struct GroupNoise {
+    /// How many elements are not.
+    counted: usize,
     whole: f64,
     rows: Vec<f64>,
     columns: Vec<f64>,
@@ -152,7 +175,9 @@ struct GroupNoise {
 impl GroupNoise {
     fn new(layout: &Layout, g: usize, floor: f64, relative: impl Fn(usize) -> f64) -> Self {
         let group: Vec<f64> = layout.of_group(g).map(relative).collect();
-        let mut buffer = Vec::with_capacity(group.len());
+        let mut buffer: Vec<f64> = group.iter().copied().filter(|e| *e > 0.0).collect();
+        let counted = buffer.len();
+        let whole = robust(&mut buffer).max(floor);
         let mut of = |start: usize, step: usize, count: usize| {
             buffer.clear();
             buffer.extend(group[start..].iter().step_by(step).take(count));
@@ -160,7 +185,7 @@ impl GroupNoise {
         };
         let rows = (0..layout.rows).map(|r| of(r * layout.columns, 1, layout.columns)).collect();
         let columns = (0..layout.columns).map(|c| of(c, layout.columns, layout.rows)).collect();
-        Self { whole: of(0, 1, group.len()), rows, columns }
+        Self { counted, whole, rows, columns }
     }
 
     /// The scale of each element: the largest of the noise of the group, of the row, of the column, and of row times column.
@@ -183,10 +208,13 @@ pub(crate) fn robust(values: &mut [f64]) -> f64 {
     *quantile / budget::OUTLIER_QUANTILE_OF_NORMAL
 }
 
-/// How large the largest of these ratios may be, by chance [`budget::OUTLIER_CHANCE`], if they are normal, or as much
-/// heavier-tailed as the fourth to eighth largest of them say.
-fn forecast_of_largest(ratios: &mut [f64]) -> f64 {
+/// How large the largest of these ratios may be, by this chance, if they are normal, or as much heavier-tailed as the third to
+/// eighth largest of them say.
+fn forecast_of_largest(ratios: &mut [f64], chance: f64) -> f64 {
     let n = ratios.len();
+    if n == 0 {
+        return f64::INFINITY;
+    }
     let last = 7.min(n - 1);
     ratios.select_nth_unstable_by(last, |a, b| b.total_cmp(a));
     let top = &mut ratios[..=last];
@@ -196,7 +224,7 @@ fn forecast_of_largest(ratios: &mut [f64]) -> f64 {
         .filter(|&j| j <= last && (j == 2 || j < n / 8))
         .map(|j| top[j] / two_sided_quantile((j as f64 + 0.7) / n as f64))
         .fold(1.0, f64::max);
-    stretch * two_sided_quantile(budget::OUTLIER_CHANCE / n as f64)
+    stretch * two_sided_quantile(chance / n as f64)
 }
 
 /// z such that a standard normal exceeds it in absolute value with probability `p`.

@@ -68,6 +68,13 @@ impl Mistaken {
         &self.weights
     }
 
+    /// With each element of a parameter changed.
+    #[must_use]
+    pub fn with_changed(mut self, name: &str, change: impl FnMut(f64) -> f64) -> Self {
+        self.weights.get_mut(name).expect("a parameter of the model").mapv_inplace(change);
+        self
+    }
+
     /// Adds a parameter of random numbers, of a head that the folder has no weights for.
     pub fn with_random(mut self, name: &str, shape: &[usize], rng: &mut Rng) -> Self {
         let values = ArrayD::from_shape_simple_fn(shape.to_vec(), || rng.unit());

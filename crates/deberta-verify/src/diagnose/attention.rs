@@ -4,6 +4,7 @@
 //! δ = bucket(i − j).
 
 use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix3, Ix4, IxDyn, s};
+use rayon::prelude::*;
 
 use super::mistake::{Column, Gather, Masking, Mistake, Scale};
 use super::node::Kind;
@@ -124,8 +125,17 @@ pub struct Sides<'a> {
     pub rows: Option<&'a ArrayD<f64>>,
 }
 
+/// x·yᵀ, or something else of that shape.
+pub type Product = fn(ArrayView2<'_, f64>, ArrayView2<'_, f64>) -> Array2<f64>;
+
 /// c2c, c2p or p2c, divided by the scale: [B, H, Q, K].
-pub fn term(setting: &Setting, kind: Kind, sides: &Sides<'_>, mistake: Option<&Mistake>) -> Option<ArrayD<f64>> {
+pub fn term(
+    setting: &Setting,
+    kind: Kind,
+    sides: &Sides<'_>,
+    product: Product,
+    mistake: Option<&Mistake>,
+) -> Option<ArrayD<f64>> {
     let queries = sides.queries.view().into_dimensionality::<Ix3>().ok()?;
     let keys = sides.keys.view().into_dimensionality::<Ix3>().ok()?;
     let (size, q, width) = queries.dim();
@@ -166,35 +176,36 @@ pub fn term(setting: &Setting, kind: Kind, sides: &Sides<'_>, mistake: Option<&M
         (Kind::C2p, Some(Mistake::C2p(g))) | (Kind::P2c, Some(Mistake::P2c(g))) => Some(*g),
         _ => None,
     };
-    for b in 0..size {
-        for h in 0..heads {
-            let of = |rows: ArrayView2<'_, f64>| head(rows, h, heads, mistake);
-            let (query, key) = (of(queries.index_axis(Axis(0), b)), of(keys.index_axis(Axis(0), b)));
-            let mut block = out.slice_mut(s![b, h, .., ..]);
-            let Some(rows) = rows else {
-                block.assign(&(query.dot(&key.t()) / divisor));
-                continue;
-            };
-            let row = of(rows);
-            let c2p = kind == Kind::C2p;
-            let own_is_query = c2p != matches!(gather, Some(Gather::OtherStates { .. }));
-            let products = if own_is_query { query.dot(&row.t()) } else { key.dot(&row.t()) }; // [Q or K, R]
-            for i in 0..q {
-                for j in 0..k {
-                    let (by_query, by_key) = (i, j);
-                    let natural = if c2p { by_query } else { by_key };
-                    let other = if c2p { by_key } else { by_query };
-                    let at = match gather {
-                        Some(Gather::AnotherAxis { negated: true }) => [other, col(j, i)],
-                        Some(Gather::AnotherAxis { negated: false }) => [other, col(i, j)],
-                        Some(Gather::OtherStates { other_axis: true }) => [other, col(i, j)],
-                        _ => [natural, col(i, j)],
-                    };
-                    block[[i, j]] = products.get(at).copied().unwrap_or(0.0) / divisor;
-                }
+    let matrices = out.as_slice_mut()?.par_chunks_mut((q * k).max(1)).enumerate();
+    matrices.for_each(|(at, matrix)| {
+        let (b, h) = (at / heads, at % heads);
+        let of = |rows: ArrayView2<'_, f64>| head(rows, h, heads, mistake);
+        let (query, key) = (of(queries.index_axis(Axis(0), b)), of(keys.index_axis(Axis(0), b)));
+        let Some(rows) = rows else {
+            let products = product(query.view(), key.view()); // [Q, K]
+            matrix.iter_mut().zip(&products).for_each(|(score, product)| *score = product / divisor);
+            return;
+        };
+        let row = of(rows);
+        let c2p = kind == Kind::C2p;
+        let own_is_query = c2p != matches!(gather, Some(Gather::OtherStates { .. }));
+        let own = if own_is_query { query } else { key };
+        let products = product(own.view(), row.view()); // [Q or K, R]
+        for i in 0..q {
+            for j in 0..k {
+                let (by_query, by_key) = (i, j);
+                let natural = if c2p { by_query } else { by_key };
+                let other = if c2p { by_key } else { by_query };
+                let at = match gather {
+                    Some(Gather::AnotherAxis { negated: true }) => [other, col(j, i)],
+                    Some(Gather::AnotherAxis { negated: false }) => [other, col(i, j)],
+                    Some(Gather::OtherStates { other_axis: true }) => [other, col(i, j)],
+                    _ => [natural, col(i, j)],
+                };
+                matrix[i * k + j] = products.get(at).copied().unwrap_or(0.0) / divisor;
             }
         }
-    }
+    });
     Some(out)
 }
 

@@ -1,26 +1,53 @@
 //! The formulas of a layer other than attention, in `f64`, with the mistakes they can be computed with.
 
-use ndarray::{Array1, Array2, ArrayD, ArrayView1, Ix2, Ix3, IxDyn};
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array1, Array2, ArrayD, ArrayView1, ArrayView2, Axis, Ix2, Ix3, IxDyn, Zip};
 
+use super::attention::Product;
 use super::mistake::{Convolving, Mistake, Norming};
 use super::world::{flat, flat_mut};
 use crate::budget;
 
-/// x·Wᵀ + b over the last axis.
-pub fn linear(x: &ArrayD<f64>, weight: &ArrayD<f64>, bias: Option<&ArrayD<f64>>) -> Option<ArrayD<f64>> {
+/// x·yᵀ.
+pub fn product(x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) -> Array2<f64> {
+    x.dot(&y.t())
+}
+
+/// The root of the mean square of x·yᵀ over a part of the features, the first two such parts, and so on to all.
+pub fn partial_sums(x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) -> Array2<f64> {
+    let step = x.ncols().div_ceil(budget::PARTIAL_SUMS).max(1);
+    let mut sum = Array2::zeros((x.nrows(), y.nrows()));
+    let mut squares = sum.clone();
+    let mut count = 0.0;
+    for (x, y) in x.axis_chunks_iter(Axis(1), step).zip(y.axis_chunks_iter(Axis(1), step)) {
+        general_mat_mul(1.0, &x, &y.t(), 1.0, &mut sum);
+        Zip::from(&mut squares).and(&sum).for_each(|q, s| *q += s * s);
+        count += 1.0;
+    }
+    squares.mapv_into(|q| (q / count).sqrt())
+}
+
+/// A product with a weight over the last axis.
+pub fn times(x: &ArrayD<f64>, weight: &ArrayD<f64>, product: Product) -> Option<ArrayD<f64>> {
     let rows = flat(x)?;
     let weight = weight.view().into_dimensionality::<Ix2>().ok()?;
     if rows.ncols() != weight.ncols() {
         return None;
     }
-    let mut out = rows.dot(&weight.t());
-    if let Some(bias) = bias {
-        let bias = flat(bias).filter(|b| b.ncols() == out.ncols())?;
-        out += &bias.row(0);
-    }
     let mut shape = x.shape().to_vec();
-    *shape.last_mut()? = out.ncols();
-    out.into_shape_with_order(IxDyn(&shape)).ok()
+    *shape.last_mut()? = weight.nrows();
+    product(rows, weight).into_shape_with_order(IxDyn(&shape)).ok()
+}
+
+/// x·Wᵀ + b over the last axis.
+pub fn linear(x: &ArrayD<f64>, weight: &ArrayD<f64>, bias: Option<&ArrayD<f64>>) -> Option<ArrayD<f64>> {
+    let mut out = times(x, weight, product)?;
+    if let Some(bias) = bias {
+        let mut rows = flat_mut(&mut out)?;
+        let bias = flat(bias).filter(|b| b.ncols() == rows.ncols())?;
+        rows += &bias.row(0);
+    }
+    Some(out)
 }
 
 /// The weight and bias of a layer norm.
@@ -187,7 +214,7 @@ pub fn convolve(
     }
     let own = outputs / groups;
     for t in 0..k {
-        let tap = weight.index_axis(ndarray::Axis(2), if reversed { k - 1 - t } else { t }); // [E, E/groups]
+        let tap = weight.index_axis(Axis(2), if reversed { k - 1 - t } else { t }); // [E, E/groups]
         for b in 0..size {
             for i in 0..length {
                 let Some(from) = (i + t).checked_sub((k - 1) / 2).filter(|&f| f < length) else { continue };

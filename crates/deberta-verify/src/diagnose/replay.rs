@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use ndarray::{Array1, ArrayD, Axis, IxDyn, s};
 
-use super::attention::{self, Sides};
+use super::attention::{self, Product, Sides};
 use super::layers::{self, Affine};
 use super::mistake::{Convolving, Decoding, Embedding, Gather, Mistake, Norming, Pooling, Residual, Rows, Weighing};
 use super::node::{Kind, Node};
@@ -44,6 +44,7 @@ pub struct Replay<'w, 'a> {
     /// What the step that is being computed rests on.
     rests_on: Foundation,
     depth: usize,
+    deepest: usize,
 }
 
 /// A computed step.
@@ -94,12 +95,18 @@ impl<'w, 'a> Replay<'w, 'a> {
             right: None,
             rests_on: Foundation::default(),
             depth: 0,
+            deepest: DEEPEST,
         }
     }
 
     /// With other numbers of the model.
     pub fn under(self, setting: &'w Setting) -> Self {
         Self { setting, ..self }
+    }
+
+    /// Follows what the dump does not hold through this many steps at most.
+    pub fn no_deeper_than(self, deepest: usize) -> Self {
+        Self { deepest, ..self }
     }
 
     /// Takes steps that the mistake does not touch from a run without one.
@@ -123,6 +130,17 @@ impl<'w, 'a> Replay<'w, 'a> {
         self.derive(node).map(Rc::new)
     }
 
+    /// How large the sums of a product are while they are added up, without its bias; the root of their mean square. `None`
+    /// for steps that are none.
+    pub fn partial_sums(&mut self, node: Node) -> Option<ArrayD<f64>> {
+        if let Kind::C2c | Kind::C2p | Kind::P2c = node.kind {
+            return self.term(node.kind, node.at, layers::partial_sums);
+        }
+        let x = self.read_by(node)?;
+        let weight = self.world.weight(&format!("{}.weight", self.parameter(node, None)?))?;
+        layers::times(&x, &weight, layers::partial_sums)
+    }
+
     /// The value of a step as the steps after it see it.
     fn value(&mut self, node: Node) -> Option<Shared> {
         let world = self.world;
@@ -137,7 +155,7 @@ impl<'w, 'a> Replay<'w, 'a> {
             self.rests_on.add(known.rests_on);
             return known.value;
         }
-        if self.depth > DEEPEST {
+        if self.depth >= self.deepest {
             return None;
         }
         self.depth += 1;
@@ -180,7 +198,7 @@ impl<'w, 'a> Replay<'w, 'a> {
             }
             RelativeRows => self.relative_rows(),
             RelativeNorm => self.relative_norm(at),
-            C2c | C2p | P2c => self.term(kind, at),
+            C2c | C2p | P2c => self.term(kind, at, layers::product),
             Scores => self.scores(at),
             Probabilities => {
                 let scores = self.at(Scores, at)?;

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use super::node::Depth;
+
 /// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -118,6 +120,10 @@ pub struct Setting {
 }
 
 impl Setting {
+    pub fn depth(&self) -> Depth {
+        Depth { layers: self.layers, convolution: self.convolution.is_some() }
+    }
+
     /// Reads a `config.json`; `None` where it lacks what no default stands for.
     pub fn from_config(config: &Value) -> Option<Self> {
         let config = config.get("model_config").unwrap_or(config);

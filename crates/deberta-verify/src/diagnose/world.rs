@@ -21,6 +21,14 @@ pub type Shared = Rc<ArrayD<f64>>;
 /// Attention matrices of more elements than this are looked at in one sequence of the batch alone.
 const LARGE: usize = 6_000_000;
 
+/// All sequences, or `focus` alone where all would be too much.
+pub fn in_memory(heads: usize, focus: usize) -> impl FnOnce(usize, usize) -> Vec<usize> {
+    move |whole, length| {
+        let large = whole.saturating_mul(heads).saturating_mul(length).saturating_mul(length) > LARGE;
+        if large { vec![focus.min(whole - 1)] } else { (0..whole).collect() }
+    }
+}
+
 /// The tensors of one dump, by step.
 pub struct Store<'a> {
     tensors: BTreeMap<Node, &'a Tensor>,
@@ -99,6 +107,14 @@ impl<'a> Store<'a> {
         self.loaded.borrow_mut().insert(node, loaded.clone());
         loaded
     }
+
+    fn forget(&self) {
+        for node in std::mem::take(&mut *self.loaded.borrow_mut()).keys() {
+            if let Some(tensor) = self.tensors.get(node) {
+                tensor.release();
+            }
+        }
+    }
 }
 
 /// The values of a tensor, in the shape in which formulas use them: relative rows as [R, E], a convolution's as
@@ -130,9 +146,13 @@ pub fn load(tensor: &Tensor, node: Node, batch: &Batch) -> Option<ArrayD<f64>> {
 }
 
 impl Batch {
-    /// From the inputs in `dump`, or else from the shapes of what was computed. `focus` is the sequence to look at where
-    /// all would be too much.
-    pub fn new<'d>(dumps: [&'d Dump; 2], store: &Store<'_>, heads: usize, focus: usize) -> Option<Self> {
+    /// From the inputs in one of the dumps, or else from the shapes of what was computed. `choose` is given the number of
+    /// sequences and their length, and says which are looked at.
+    pub fn new<'d>(
+        dumps: [&'d Dump; 2],
+        store: &Store<'_>,
+        choose: impl FnOnce(usize, usize) -> Vec<usize>,
+    ) -> Option<Self> {
         let find = |dump: &'d Dump, name: &str| dump.get(name).or_else(|| dump.get(&format!("inputs.{name}")));
         // The inputs of one dump, not some of either.
         let from = dumps
@@ -155,8 +175,7 @@ impl Batch {
         if whole == 0 || length == 0 {
             return None;
         }
-        let large = whole.saturating_mul(heads).saturating_mul(length).saturating_mul(length) > LARGE;
-        let items: Vec<usize> = if large { vec![focus.min(whole - 1)] } else { (0..whole).collect() };
+        let items = choose(whole, length);
         let integers = |name: &str| {
             let tensor = input(name)?;
             let each = tensor.len() / length.max(1);
@@ -209,9 +228,20 @@ impl<'a> World<'a> {
         actual_dtype: Dtype,
         weights: Option<&'a dyn Weights>,
     ) -> Self {
-        let depth = Depth { layers: setting.layers, convolution: setting.convolution.is_some() };
+        let depth = setting.depth();
         let (expected, actual) = stores;
         Self { setting, depth, batch, expected, actual, actual_dtype, weights, cached: RefCell::default() }
+    }
+
+    /// Lets go of the steps that were loaded.
+    pub fn forget_steps(&self) {
+        self.expected.forget();
+        self.actual.forget();
+    }
+
+    /// Lets go of the parameters that were loaded.
+    pub fn forget_weights(&self) {
+        self.cached.borrow_mut().clear();
     }
 
     /// Whether the model's weights are known, and not just those that the expected dump shows.

@@ -49,7 +49,7 @@ impl Replay<'_, '_> {
         Some(states)
     }
 
-    pub(super) fn term(&mut self, kind: Kind, at: usize) -> Option<ArrayD<f64>> {
+    pub(super) fn term(&mut self, kind: Kind, at: usize, product: Product) -> Option<ArrayD<f64>> {
         let (queries, keys) = (self.at(Kind::Query, at)?, self.at(Kind::Key, at)?);
         let other = matches!(
             (kind, self.mistake),
@@ -62,7 +62,7 @@ impl Replay<'_, '_> {
             _ => Some(self.at(Kind::PositionQuery, at)?),
         };
         let sides = Sides { queries: &queries, keys: &keys, rows: rows.as_deref() };
-        let mut term = attention::term(self.setting, kind, &sides, self.mistake)?;
+        let mut term = attention::term(self.setting, kind, &sides, product, self.mistake)?;
         if let Some(Mistake::Terms(of)) = self.mistake
             && [Kind::C2c, Kind::C2p, Kind::P2c].iter().zip(of).any(|(k, weight)| *k == kind && *weight == 0.0)
         {
