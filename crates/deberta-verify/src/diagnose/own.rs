@@ -24,6 +24,9 @@ const OF_HEADS: [Kind; 8] =
 /// Those of them that are computed in every layer alike.
 const WITHOUT_WEIGHTS: [Kind; 5] = [Kind::C2c, Kind::C2p, Kind::P2c, Kind::Scores, Kind::Context];
 
+/// The inputs of a batch are read once for each of its sequences: of more than these, steps are not computed again.
+const MOST_SEQUENCES: usize = 256;
+
 /// Computes steps again from what either dump holds of the steps before.
 pub(crate) struct Steps<'a> {
     world: World<'a>,
@@ -34,7 +37,7 @@ pub(crate) struct Steps<'a> {
 }
 
 impl<'a> Steps<'a> {
-    /// `None` where the numbers of the model are not known, or the dumps do not show what was read.
+    /// `None` where the numbers of the model are not known, the dumps do not show what was read, or it is very much.
     pub fn new(
         expected: &'a Dump,
         actual: &'a Dump,
@@ -45,7 +48,7 @@ impl<'a> Steps<'a> {
         let depth = depth_of(expected, Some(&setting));
         let stores = (Store::new(expected, depth, |_| true), Store::new(actual, depth, |_| true));
         let batch = |b: usize| Batch::new([expected, actual], &stores.0, |whole, _| vec![b.min(whole - 1)]);
-        let first = batch(0)?;
+        let first = batch(0).filter(|b| b.whole <= MOST_SEQUENCES)?;
         let sequences = (0..first.whole).map(batch).collect::<Option<Vec<_>>>()?;
         let weights = knowledge.and_then(|k| k.weights);
         Some(Self { world: World::new(setting, first, stores, computed_in, weights), sequences, exact: Vec::new() })
