@@ -128,6 +128,7 @@ impl Shown {
 /// # Errors
 /// A file cannot be read, or the two have nothing in common.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    super::reuse_memory();
     let mut expected = open_dump(&args.expected)?;
     let mut actual = open_dump(&args.actual)?;
     if let Some(rules) = args.rename_expected.as_deref().map(Renames::read).transpose()? {

@@ -57,6 +57,7 @@ pub struct Args {
 /// # Errors
 /// A model or file that cannot be read, inputs that do not fit, or nothing to compare.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    super::reuse_memory();
     let outcome = verify(&args);
     if let (true, Err(error)) = (args.shown.is_json(), &outcome)
         && let Some(error) = error.downcast_ref()
