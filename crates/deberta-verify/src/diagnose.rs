@@ -22,6 +22,7 @@ mod mistake;
 mod node;
 mod own;
 mod patterns;
+mod readers;
 mod refit;
 mod replay;
 mod rows;

@@ -12,7 +12,7 @@ use crate::compare::{Difference, Finding, Options, Pair, Row};
 use crate::diagnose::Steps;
 use crate::dtype::Dtype;
 use crate::dump::Dump;
-use crate::measure::{self, Errors, Even, Layout, Magnitude};
+use crate::measure::{self, Errors, Even, Layout, Lines, Magnitude};
 use crate::order;
 use crate::tensor::Tensor;
 use level::Level;
@@ -30,7 +30,9 @@ pub(crate) struct Run<'a> {
     pub computed_in: (Dtype, Dtype),
     conv: bool,
     ruler: &'a Ruler,
-    steps: Option<Steps<'a>>,
+    dumps: [&'a Dump; 2],
+    /// Once they were asked for; `None` inside where they cannot be computed.
+    steps: Option<Option<Steps<'a>>>,
     pub notes: Vec<String>,
 }
 
@@ -79,7 +81,8 @@ impl<'a> Run<'a> {
             actual: names(actual),
             reference: options.reference.map(names).unwrap_or_default(),
             computed_in,
-            steps: Steps::new(expected, actual, computed_in.1, options.knowledge),
+            dumps: [expected, actual],
+            steps: None,
             ruler,
             notes,
         }
@@ -166,7 +169,17 @@ impl<'a> Run<'a> {
             return judged;
         }
         let outlier = self.outlier_budget(pair, measured, dtype);
-        let odd = self.odd_probabilities(pair, x, errors, dtype);
+        let mut odd = self.odd_probabilities(pair, x, errors, dtype);
+        let unread = self.unread(pair, measured, dtype);
+        if let Some((k, _)) = unread.first().filter(|_| self.rows.iter().all(|row| row.within)) {
+            let at = measure::multi_index(pair.expected.shape(), *k);
+            self.notes.push(format!(
+                "{} at {at:?}: what reads it was computed from another number, which is nearer the expected one; \
+                 it was changed after that, or dumped wrong",
+                pair.expected_name
+            ));
+        }
+        odd.extend(unread);
         if outlier.is_none() && odd.is_empty() {
             return judged;
         }
@@ -176,6 +189,13 @@ impl<'a> Run<'a> {
         }
         odd.into_iter().for_each(|(k, allowed)| budgets[k] = allowed.min(budgets[k]));
         Judged::new(errors, budgets, level, Finding::Outlier)
+    }
+
+    /// What computes steps again; few comparisons need it.
+    fn steps(&mut self) -> Option<&mut Steps<'a>> {
+        let ([expected, actual], computed_in) = (self.dumps, self.computed_in.1);
+        let knowledge = self.options.knowledge;
+        self.steps.get_or_insert_with(|| Steps::new(expected, actual, computed_in, knowledge)).as_mut()
     }
 
     /// What no error may stand out of: the noise, or, where the step can be computed again from what it read, what it adds to
@@ -189,14 +209,14 @@ impl<'a> Run<'a> {
             tail: budget::OUTLIER_NOISE,
             dtype,
         };
-        let own = self.steps.as_mut().and_then(|steps| steps.own_error(&pair.canonical, x, &errors.error));
+        let own = self.steps().and_then(|steps| steps.own_error(&pair.canonical, x, &errors.error));
         let Some(own) = own else { return noise.budgets() };
         let even = Even { errors: &own, tail: budget::OUTLIER_OWN, ..noise };
         let mut budgets = even.budgets()?;
         // The rounding of a projection is most of its noise; of other products sums are looked at where an element stands out.
         let stands_out = || own.iter().zip(&budgets).any(|(own, budget)| own.abs() > *budget);
         if has_heads(&pair.canonical) || stands_out() {
-            let sums = self.steps.as_mut().and_then(|steps| steps.partial_sums(&pair.canonical, x.len()));
+            let sums = self.steps().and_then(|steps| steps.partial_sums(&pair.canonical, x.len()));
             if let Some(sums) = sums {
                 // Weights differ by column alone, whatever the head.
                 let layout = Layout::of(pair.expected.shape(), None);
@@ -208,6 +228,34 @@ impl<'a> Run<'a> {
             *budget = if beyond > 1.0 { error.abs() / beyond } else { f64::INFINITY };
         }
         Some(budgets)
+    }
+
+    /// Elements that are not what was read of them, with the error that would have passed.
+    fn unread(&mut self, pair: &Pair<'_>, measured: &Measured, dtype: Dtype) -> Vec<(usize, f64)> {
+        let Measured { errors, layout, .. } = measured;
+        let tail = budget::OUTLIER_UNREAD;
+        let least = Even::least(tail, dtype);
+        let unread = self.steps().and_then(|steps| steps.unread(&pair.canonical, errors.error.len(), least));
+        let Some(unread) = unread else { return Vec::new() };
+        let suspects = unread.suspects(&errors.error, least, budget::OUTLIER_UNREAD_PART);
+        if suspects.is_empty() {
+            return Vec::new();
+        }
+        let (off, blur) = unread.solve();
+        let even = Even { errors: &off, magnitude: &blur, layout: *layout, tail, dtype };
+        let Some(budgets) = even.budgets_by_line(unread.lines) else { return Vec::new() };
+        let beyond = |k: usize| off[k].abs() / budgets[k];
+        // Of a line the furthest: others look so because of it.
+        let mut furthest: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+        for k in suspects.into_iter().filter(|&k| beyond(k) > 1.0) {
+            let (group, row, column) = layout.place(k);
+            let line = if unread.lines == Lines::Rows { row } else { column };
+            let held = furthest.entry((group, line)).or_insert(k);
+            if beyond(k) > beyond(*held) {
+                *held = k;
+            }
+        }
+        furthest.into_values().map(|k| (k, errors.error[k].abs() / beyond(k))).collect()
     }
 
     /// Probabilities that do not follow from their scores, or make their row add up to something else, with the error that

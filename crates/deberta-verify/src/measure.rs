@@ -58,9 +58,28 @@ impl Layout {
         g * self.group_stride + r * self.row_stride + c
     }
 
+    /// Its group, row and column: the reverse of [`Self::at`].
+    pub fn place(&self, k: usize) -> (usize, usize, usize) {
+        if self.row_stride > self.group_stride {
+            let (row, rest) = (k / self.row_stride, k % self.row_stride);
+            return (rest / self.group_stride, row, rest % self.group_stride);
+        }
+        let (group, rest) = (k / self.group_stride, k % self.group_stride);
+        (group, rest / self.row_stride, rest % self.row_stride)
+    }
+
     fn of_group(&self, g: usize) -> impl Iterator<Item = usize> + '_ {
         (0..self.rows).flat_map(move |r| (0..self.columns).map(move |c| self.at(g, r, c)))
     }
+}
+
+/// Errors of which some depend on each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lines {
+    /// Those of one row.
+    Rows,
+    /// Those of one column.
+    Columns,
 }
 
 /// How an element's magnitude is counted.
@@ -135,6 +154,15 @@ pub struct Even<'a> {
 }
 
 impl Even<'_> {
+    /// What part of its magnitude an error must exceed to stand out, of however few and even ones.
+    pub fn least(tail: Tail, dtype: Dtype) -> f64 {
+        Self::floor(dtype) * tail.margin * two_sided_quantile(tail.chance)
+    }
+
+    fn floor(dtype: Dtype) -> f64 {
+        dtype.unit_roundoff() / 2.0
+    }
+
     fn relative(&self, k: usize) -> f64 {
         let e = self.errors[k].abs();
         let counts = e > self.dtype.underflow() && e.is_finite();
@@ -143,25 +171,42 @@ impl Even<'_> {
 
     /// What each error would have to exceed to stand out. `None` for tensors too small to have a noise of their own.
     pub fn budgets(&self) -> Option<Vec<f64>> {
+        self.budgets_by(None)
+    }
+
+    /// The same where the errors of a line depend on each other, so that one that stands out lifts others of its line: lines
+    /// say nothing of the noise then, and count as their largest error.
+    pub fn budgets_by_line(&self, lines: Lines) -> Option<Vec<f64>> {
+        self.budgets_by(Some(lines))
+    }
+
+    fn budgets_by(&self, lines: Option<Lines>) -> Option<Vec<f64>> {
         let layout = &self.layout;
         if layout.rows * layout.columns < budget::OUTLIER_LEAST {
             return None;
         }
-        let floor = self.dtype.unit_roundoff() / 2.0;
-        let mut scale = vec![0.0; self.errors.len()];
-        let groups =
-            (0..layout.groups).into_par_iter().map(|g| GroupNoise::new(layout, g, floor, |k| self.relative(k)));
-        let groups: Vec<GroupNoise> = groups.collect();
-        groups.iter().enumerate().for_each(|(g, noise)| noise.fill(layout, g, &mut scale));
-        let mut ratios: Vec<f64> = (0..scale.len()).map(|k| self.relative(k) / scale[k]).filter(|r| *r > 0.0).collect();
-        let height = self.tail.margin * forecast_of_largest(&mut ratios, self.tail.chance);
+        let of_group = |g: usize| {
+            let group: Vec<f64> = layout.of_group(g).map(|k| self.relative(k)).collect();
+            GroupNoise::new(&group, layout.columns, Self::floor(self.dtype), lines)
+        };
+        let groups: Vec<GroupNoise> = (0..layout.groups).into_par_iter().map(of_group).collect();
+        let height = self.tail.margin * forecast_of_largest(&groups, self.tail.chance);
+        let mut budgets = vec![0.0; self.errors.len()];
         for (g, noise) in groups.iter().enumerate() {
             let few = 1.0 + budget::OUTLIER_FEW / noise.counted as f64;
-            layout.of_group(g).for_each(|k| scale[k] *= height * few * self.magnitude[k]);
+            for r in 0..layout.rows {
+                for c in 0..layout.columns {
+                    let k = layout.at(g, r, c);
+                    budgets[k] = noise.scale(r, c) * height * few * self.magnitude[k];
+                }
+            }
         }
-        Some(scale)
+        Some(budgets)
     }
 }
+
+/// How many of the largest ratios foretell the largest.
+const LARGEST: usize = 8;
 
 /// The noise of a group, of its rows and of its columns. What is met exactly says nothing of the whole: it is padding, mostly.
 struct GroupNoise {
@@ -170,32 +215,62 @@ struct GroupNoise {
     whole: f64,
     rows: Vec<f64>,
     columns: Vec<f64>,
+    /// The [`LARGEST`] errors in units of their noise, …
+    largest: Vec<f64>,
+    /// … out of this many: all, or one of each line.
+    apart: usize,
 }
 
 impl GroupNoise {
-    fn new(layout: &Layout, g: usize, floor: f64, relative: impl Fn(usize) -> f64) -> Self {
-        let group: Vec<f64> = layout.of_group(g).map(relative).collect();
+    /// Of a group in rows of `columns` relative errors.
+    fn new(group: &[f64], columns: usize, floor: f64, lines: Option<Lines>) -> Self {
         let mut buffer: Vec<f64> = group.iter().copied().filter(|e| *e > 0.0).collect();
         let counted = buffer.len();
         let whole = robust(&mut buffer).max(floor);
-        let mut of = |start: usize, step: usize, count: usize| {
+        let mut of = |line: &mut dyn Iterator<Item = f64>| {
+            if lines.is_some() {
+                return whole;
+            }
             buffer.clear();
-            buffer.extend(group[start..].iter().step_by(step).take(count));
+            buffer.extend(line);
             robust(&mut buffer).max(floor)
         };
-        let rows = (0..layout.rows).map(|r| of(r * layout.columns, 1, layout.columns)).collect();
-        let columns = (0..layout.columns).map(|c| of(c, layout.columns, layout.rows)).collect();
-        Self { counted, whole, rows, columns }
+        let column = |c: usize| group[c..].iter().copied().step_by(columns);
+        let mut noise = Self {
+            counted,
+            whole,
+            rows: group.chunks(columns).map(|row| of(&mut row.iter().copied())).collect(),
+            columns: (0..columns).map(|c| of(&mut column(c))).collect(),
+            largest: Vec::new(),
+            apart: 0,
+        };
+        let mut ratios: Vec<f64> = match lines {
+            None => (group.chunks(columns).enumerate())
+                .flat_map(|(r, row)| row.iter().enumerate().map(move |(c, e)| (r, c, e)))
+                .map(|(r, c, e)| e / noise.scale(r, c))
+                .collect(),
+            Some(Lines::Rows) => group.chunks(columns).map(|row| max(row.iter().copied()) / whole).collect(),
+            Some(Lines::Columns) => (0..columns).map(|c| max(column(c)) / whole).collect(),
+        };
+        ratios.retain(|r| *r > 0.0);
+        noise.apart = ratios.len();
+        if ratios.len() > LARGEST {
+            ratios.select_nth_unstable_by(LARGEST, |a, b| b.total_cmp(a));
+            ratios.truncate(LARGEST);
+        }
+        noise.largest = ratios;
+        noise
     }
 
-    /// The scale of each element: the largest of the noise of the group, of the row, of the column, and of row times column.
-    fn fill(&self, layout: &Layout, g: usize, scale: &mut [f64]) {
-        for (r, &row) in self.rows.iter().enumerate() {
-            for (c, &column) in self.columns.iter().enumerate() {
-                scale[layout.at(g, r, c)] = self.whole.max(row).max(column).max(row * column / self.whole);
-            }
-        }
+    /// The scale of an element: the largest of the noise of the group, of the row, of the column, and of row times column.
+    fn scale(&self, r: usize, c: usize) -> f64 {
+        let (row, column) = (self.rows[r], self.columns[c]);
+        self.whole.max(row).max(column).max(row * column / self.whole)
     }
+}
+
+fn max(values: impl Iterator<Item = f64>) -> f64 {
+    values.fold(0.0, f64::max)
 }
 
 /// The scale of a normal distribution with the same 0.8 quantile.
@@ -208,23 +283,19 @@ pub(crate) fn robust(values: &mut [f64]) -> f64 {
     *quantile / budget::OUTLIER_QUANTILE_OF_NORMAL
 }
 
-/// How large the largest of these ratios may be, by this chance, if they are normal, or as much heavier-tailed as the third to
-/// eighth largest of them say.
-fn forecast_of_largest(ratios: &mut [f64], chance: f64) -> f64 {
-    let n = ratios.len();
-    if n == 0 {
-        return f64::INFINITY;
-    }
-    let last = 7.min(n - 1);
-    ratios.select_nth_unstable_by(last, |a, b| b.total_cmp(a));
-    let top = &mut ratios[..=last];
+/// How large the largest error may be in units of the noise, by this chance, if they are normal, or as much heavier-tailed as
+/// the third to eighth largest of them say.
+fn forecast_of_largest(groups: &[GroupNoise], chance: f64) -> f64 {
+    let n = groups.iter().map(|g| g.counted).sum::<usize>() as f64;
+    let few = groups.iter().map(|g| g.apart).sum::<usize>() / 8;
+    let mut top: Vec<f64> = groups.iter().flat_map(|g| g.largest.iter().copied()).collect();
     top.sort_by(|a, b| b.total_cmp(a));
     let stretch = [2, 3, 5, 7]
         .into_iter()
-        .filter(|&j| j <= last && (j == 2 || j < n / 8))
-        .map(|j| top[j] / two_sided_quantile((j as f64 + 0.7) / n as f64))
+        .filter(|&j| j < top.len() && (j == 2 || j < few))
+        .map(|j| top[j] / two_sided_quantile((j as f64 + 0.7) / n))
         .fold(1.0, f64::max);
-    stretch * two_sided_quantile(chance / n as f64)
+    if top.is_empty() { f64::INFINITY } else { stretch * two_sided_quantile(chance / n) }
 }
 
 /// z such that a standard normal exceeds it in absolute value with probability `p`.
@@ -237,22 +308,29 @@ fn two_sided_quantile(p: f64) -> f64 {
     low
 }
 
-fn magnitudes(x: &[f64], layout: &Layout, kind: Magnitude, number: impl Fn(f64) -> bool) -> Vec<f64> {
+fn magnitudes(x: &[f64], layout: &Layout, kind: Magnitude, number: impl Fn(f64) -> bool + Sync) -> Vec<f64> {
     let own = |k: usize| if number(x[k]) { x[k].abs() } else { 0.0 };
     if kind == Magnitude::Own {
         return (0..x.len()).map(own).collect();
     }
     let mut magnitude = vec![0.0; x.len()];
-    for g in 0..layout.groups {
+    let of_group = |g: usize, magnitude: &mut [f64], start: usize| {
         let whole = rms_of(layout.of_group(g).map(own));
         for r in 0..layout.rows {
             let row = rms_of((0..layout.columns).map(|c| own(layout.at(g, r, c))));
             let floor = row.max(whole);
             for c in 0..layout.columns {
                 let k = layout.at(g, r, c);
-                magnitude[k] = (own(k) * own(k) + floor * floor).sqrt();
+                magnitude[k - start] = (own(k) * own(k) + floor * floor).sqrt();
             }
         }
+    };
+    let size = layout.rows * layout.columns;
+    if layout.group_stride == size && size > 0 {
+        // One after the other in memory.
+        magnitude.par_chunks_mut(size).enumerate().for_each(|(g, magnitude)| of_group(g, magnitude, g * size));
+    } else {
+        (0..layout.groups).for_each(|g| of_group(g, &mut magnitude, 0));
     }
     magnitude
 }
@@ -323,6 +401,12 @@ mod tests {
             let layout = Layout::of(&shape, heads);
             let mut seen: Vec<usize> =
                 (0..layout.groups).flat_map(|g| layout.of_group(g).collect::<Vec<_>>()).collect();
+            for g in 0..layout.groups {
+                for k in layout.of_group(g) {
+                    let (group, r, c) = layout.place(k);
+                    assert_eq!((group, layout.at(g, r, c)), (g, k), "{shape:?}");
+                }
+            }
             seen.sort_unstable();
             assert_eq!(seen, (0..shape.iter().product()).collect::<Vec<usize>>(), "{shape:?}");
         }

@@ -224,3 +224,95 @@ fn nothing_in_common_is_an_error_that_shows_names() {
     let error = compare(&expected, &other, &Options::default()).expect_err("nothing is in common").to_string();
     assert!(error.contains("block.0") && error.contains("deberta.embeddings"), "{error}");
 }
+
+const HEADS: usize = 3;
+
+/// One head after another, [L, D] each, of [1, L, E].
+fn heads(x: &ArrayD<f64>) -> Vec<ndarray::ArrayView2<'_, f64>> {
+    let rows = x.index_axis(ndarray::Axis(0), 0).into_dimensionality::<ndarray::Ix2>().expect("tokens and features");
+    let size = rows.ncols() / HEADS;
+    (0..HEADS).map(|h| rows.slice_move(ndarray::s![.., h * size..(h + 1) * size])).collect()
+}
+
+/// Attention by content alone, every step of it.
+fn attention(query: &ArrayD<f64>, key: &ArrayD<f64>, value: &ArrayD<f64>) -> Vec<(&'static str, ArrayD<f64>)> {
+    let (length, width) = (query.shape()[1], query.shape()[2]);
+    let mut scores = ArrayD::zeros(IxDyn(&[1, HEADS, length, length]));
+    let mut context = ArrayD::zeros(IxDyn(&[1, length, width]));
+    let size = width / HEADS;
+    let mut probs = scores.clone();
+    for (h, ((q, k), v)) in heads(query).iter().zip(heads(key)).zip(heads(value)).enumerate() {
+        let score = q.dot(&k.t()) / (size as f64).sqrt();
+        let powers = score.mapv(f64::exp);
+        let p = &powers / &powers.sum_axis(ndarray::Axis(1)).insert_axis(ndarray::Axis(1));
+        context.slice_mut(ndarray::s![0, .., h * size..(h + 1) * size]).assign(&p.dot(&v));
+        scores.slice_mut(ndarray::s![0, h, .., ..]).assign(&score);
+        probs.slice_mut(ndarray::s![0, h, .., ..]).assign(&p);
+    }
+    vec![
+        ("query_proj", query.clone()),
+        ("key_proj", key.clone()),
+        ("value_proj", value.clone()),
+        ("c2c", scores.clone()),
+        ("scores", scores),
+        ("probs", probs),
+        ("", context),
+    ]
+}
+
+const SELF: &str = "deberta.encoder.layer.0.attention.self";
+
+fn full_name(step: &str) -> String {
+    if step.is_empty() { SELF.to_owned() } else { format!("{SELF}.{step}") }
+}
+
+/// The exact steps, and those in f32 of inputs that carry noise, as deep in a network; `moved` has a last word on these inputs.
+fn attention_pair(moved: impl Fn(&mut [ArrayD<f64>; 3])) -> (Dump, Dump) {
+    let mut random = Noise(11);
+    let exact = [(); 3].map(|()| array(&[1, 40, 24], || random.normal()));
+    let mut noisy = exact.each_ref().map(|x| x.mapv(|v| v + 20.0 * Dtype::F32.unit_roundoff() * random.normal()));
+    noisy.iter_mut().for_each(|x| x.mapv_inplace(|v| f64::from(v as f32)));
+    moved(&mut noisy);
+    let config =
+        r#"{"num_attention_heads": 3, "num_hidden_layers": 1, "relative_attention": false, "pos_att_type": []}"#;
+    let (mut expected, mut actual) = (Dump::new("expected"), Dump::new("actual"));
+    expected.set_metadata("config", config);
+    for (name, x) in attention(&exact[0], &exact[1], &exact[2]) {
+        expected.insert(full_name(name), Tensor::from_f64(&x));
+    }
+    for (name, x) in attention(&noisy[0], &noisy[1], &noisy[2]) {
+        actual.insert(full_name(name), Tensor::from_f32(&x.mapv(|v| v as f32)));
+    }
+    (expected, actual)
+}
+
+#[test]
+fn an_element_that_is_not_what_was_read_of_it_is_seen_below_the_noise() {
+    let clean = attention_pair(|_| ());
+    let comparison = outcome(&clean.0, &clean.1);
+    assert_eq!(comparison.verdict(), Verdict::Within, "{}", report::summary(&comparison));
+    // Three times the noise of the inputs: as large as errors of some other elements.
+    let size = 60.0 * Dtype::F32.unit_roundoff();
+    for (step, at) in [
+        ("query_proj", [0, 17, 13].as_slice()),
+        ("key_proj", &[0, 3, 2]),
+        ("value_proj", &[0, 39, 23]),
+        ("probs", &[0, 2, 30, 7]),
+    ] {
+        let (expected, mut actual) = attention_pair(|_| ());
+        let name = full_name(step);
+        let exact = expected.get(&name).expect("it was dumped").to_f64();
+        change(&mut actual, &name, |x| x[at] = exact[at] * (1.0 + size) + size * f64::from(u8::from(step != "probs")));
+        let comparison = outcome(&expected, &actual);
+        let first = comparison.first_divergent().unwrap_or_else(|| panic!("{step} passes"));
+        assert_eq!((first.name.as_str(), first.finding), (name.as_str(), Finding::Outlier));
+        assert_eq!(first.worst.as_ref().map(|w| w.index.as_slice()), Some(at), "{step}");
+        assert_eq!(first.beyond, 1, "{step}");
+        let said = format!("{name} at {at:?}: what reads it was computed from another number");
+        assert!(comparison.notes.iter().any(|note| note.starts_with(&said)), "{:?}", comparison.notes);
+    }
+    // The same where it was read: noise like any other.
+    let (expected, actual) = attention_pair(|[query, ..]| query[[0, 17, 13].as_slice()] += size);
+    let comparison = outcome(&expected, &actual);
+    assert_eq!(comparison.verdict(), Verdict::Within, "{}", report::summary(&comparison));
+}

@@ -7,7 +7,7 @@ use super::attention;
 use super::node::{Depth, Kind, Node};
 use super::replay::{Replay, Side};
 use super::setting::{Act, Convolution, Logarithm, Padded, Relative, Setting};
-use super::world::{Batch, Store, World};
+use super::world::{Batch, Store, World, one_of};
 use crate::budget;
 use crate::dtype::Dtype;
 use crate::dump::Dump;
@@ -122,7 +122,7 @@ fn with_buckets(setting: &Setting, length: usize) -> Vec<Setting> {
 fn residual(expected: &Dump, store: Store<'_>, setting: &Setting, depth: Depth, focus: usize) -> Option<f64> {
     use Kind::*;
     // One sequence says enough.
-    let batch = Batch::new([expected, expected], &store, |whole, _| vec![focus.min(whole - 1)])?;
+    let batch = Batch::new([expected, expected], &store, one_of(focus))?;
     let empty = Dump::default();
     let world = World::new(setting.clone(), batch, (store, Store::new(&empty, depth, |_| true)), Dtype::F64, None);
     let mut worst: Option<f64> = None;

@@ -8,14 +8,19 @@
 //! noise that x brings cancels, and so does whatever f leaves out on both sides. What remains is the rounding of one step:
 //! smaller than the noise, even, and not the less so deep in the network.
 
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use super::known_setting;
 use super::node::{Kind, Node};
+use super::readers::{Own, READINGS, Reading, Sums, Times, Unread};
 use super::replay::{Replay, Side};
-use super::world::{Batch, Store, World};
+use super::world::{Batch, Store, World, one_of};
 use super::{Knowledge, depth_of};
-use crate::budget;
+use crate::budget::{self, Operation};
 use crate::dtype::Dtype;
 use crate::dump::Dump;
+use crate::order::canonical;
 
 /// The steps that heads compute each for itself, and that are not judged by what they read otherwise.
 const OF_HEADS: [Kind; 8] =
@@ -27,6 +32,9 @@ const WITHOUT_WEIGHTS: [Kind; 5] = [Kind::C2c, Kind::C2p, Kind::P2c, Kind::Score
 /// The inputs of a batch are read once for each of its sequences: of more than these, steps are not computed again.
 const MOST_SEQUENCES: usize = 256;
 
+/// Attention matrices of more elements than this, all sequences together, are not kept.
+const MOST_KEPT: usize = 1 << 22;
+
 /// Computes steps again from what either dump holds of the steps before.
 pub(crate) struct Steps<'a> {
     world: World<'a>,
@@ -34,6 +42,8 @@ pub(crate) struct Steps<'a> {
     sequences: Vec<Batch>,
     /// Kinds of steps whose formula was seen to hold in the expected dump: y₀ = f(x₀), and need not be computed.
     exact: Vec<Kind>,
+    /// What steps of one layer were found to add, by sequence: each has several tests.
+    kept: BTreeMap<(Node, usize), Rc<Own>>,
 }
 
 impl<'a> Steps<'a> {
@@ -46,12 +56,18 @@ impl<'a> Steps<'a> {
     ) -> Option<Self> {
         let setting = known_setting(expected, actual, knowledge)?;
         let depth = depth_of(expected, Some(&setting));
-        let stores = (Store::new(expected, depth, |_| true), Store::new(actual, depth, |_| true));
-        let batch = |b: usize| Batch::new([expected, actual], &stores.0, |whole, _| vec![b.min(whole - 1)]);
+        let store = |dump| Store::new(dump, depth, |name| Operation::of(&canonical(name)) != Operation::Copy);
+        let stores = (store(expected), store(actual));
+        let batch = |b: usize| Batch::new([expected, actual], &stores.0, one_of(b));
         let first = batch(0).filter(|b| b.whole <= MOST_SEQUENCES)?;
         let sequences = (0..first.whole).map(batch).collect::<Option<Vec<_>>>()?;
         let weights = knowledge.and_then(|k| k.weights);
-        Some(Self { world: World::new(setting, first, stores, computed_in, weights), sequences, exact: Vec::new() })
+        Some(Self {
+            world: World::new(setting, first, stores, computed_in, weights),
+            sequences,
+            exact: Vec::new(),
+            kept: BTreeMap::new(),
+        })
     }
 
     /// Of the error of a step, what is its own, element by element: 0 where there is no error, or no number. `expected` is y₀,
@@ -62,8 +78,22 @@ impl<'a> Steps<'a> {
         let each = (error.len() / self.sequences.len()).max(1);
         self.in_turn(error.len(), |steps, b| {
             let (expected, error) = (expected.chunks(each).nth(b)?, error.chunks(each).nth(b)?);
-            steps.added(node, expected, error)
+            let kept = steps.kept.get(&(node, b)).filter(|kept| kept.whole == error);
+            match kept {
+                Some(kept) => Some(kept.error.iter().copied().collect()),
+                None => steps.added(node, expected, error),
+            }
         })
+    }
+
+    /// What those say of a step that read it, which is of `len` elements. `None` for steps that nobody reads linearly, where the
+    /// dumps do not hold who does, and where nothing can be off by `least` times what the rounding of the readers blurs.
+    pub fn unread(&mut self, name: &str, len: usize, least: f64) -> Option<Unread> {
+        // What is returned again of a step ("attentions.0") is not what was read of it.
+        let node = Node::of(name, self.world.depth).filter(|_| Operation::of(name) != Operation::Copy)?;
+        let reading = READINGS.iter().find(|r| r.step == node.kind)?;
+        let sums = self.in_turn(self.sequences.len(), |steps, b| Some(vec![steps.missed(node, b, least)?]))?;
+        Some(Unread::new(reading.lines, sums)).filter(|unread| unread.len() == len)
     }
 
     /// How large the sums of a product are while they are added up: [`f32`] rounds each of them. What is small by chance is
@@ -83,8 +113,8 @@ impl<'a> Steps<'a> {
         Node::of(name, self.world.depth).filter(|n| OF_HEADS.contains(&n.kind))
     }
 
-    /// What `of` gives for each sequence, one after the other: `len` numbers.
-    fn in_turn(&mut self, len: usize, of: impl Fn(&mut Self, usize) -> Option<Vec<f64>>) -> Option<Vec<f64>> {
+    /// What `of` gives for each sequence, one after the other: `len` in all.
+    fn in_turn<T>(&mut self, len: usize, of: impl Fn(&mut Self, usize) -> Option<Vec<T>>) -> Option<Vec<T>> {
         let mut all = Vec::with_capacity(len);
         for b in 0..self.sequences.len() {
             std::mem::swap(&mut self.world.batch, &mut self.sequences[b]);
@@ -96,6 +126,51 @@ impl<'a> Steps<'a> {
         }
         self.world.forget_weights();
         (all.len() == len).then_some(all)
+    }
+
+    fn missed(&mut self, node: Node, b: usize, least: f64) -> Option<Sums> {
+        let mut all = READINGS.into_iter().filter(|r| r.step == node.kind);
+        all.try_fold(None, |sums: Option<Sums>, reading| match (sums, self.said_by(reading, node.at, b, least)) {
+            (Some(sums), Some(more)) => sums.and(&more).map(Some),
+            (sums, more) => Some(sums.or(more)),
+        })?
+    }
+
+    fn said_by(&mut self, reading: Reading, at: usize, b: usize, least: f64) -> Option<Sums> {
+        let reader = Node::new(reading.reader, at);
+        let world = &self.world;
+        let of = |store: &Store<'_>, node| store.get(node, &world.batch);
+        let other = match reading.times {
+            Times::Step(other) => Some(of(&world.actual, Node::new(other, at))?),
+            Times::Weights if world.knows_weights() => {
+                let name = Replay::new(world, Side::Actual, None).parameter(reader, None)?;
+                Some(world.weight(&format!("{name}.weight"))?)
+            }
+            Times::Weights => return None,
+            Times::One => None,
+        };
+        let own = self.own(reader, b)?;
+        if matches!(reading.times, Times::One) && own.peak <= least {
+            return None;
+        }
+        Sums::of(&self.world.setting, reading, &own, other.as_deref())
+    }
+
+    /// What a step adds in sequence `b`, which is the one looked at.
+    fn own(&mut self, node: Node, b: usize) -> Option<Rc<Own>> {
+        if let Some(own) = self.kept.get(&(node, b)) {
+            return Some(Rc::clone(own));
+        }
+        let World { batch, setting, .. } = &self.world;
+        let (heads, small) = (setting.heads, batch.whole * setting.heads * batch.length.pow(2) <= MOST_KEPT);
+        let held = |store: &Store<'_>| store.get(node, batch);
+        let (expected, actual) = (held(&self.world.expected)?, held(&self.world.actual)?);
+        let own = Rc::new(Own::of(&expected, &actual, heads, |x, error| self.added(node, x, error))?);
+        if small {
+            self.kept.retain(|(other, _), _| other.at == node.at);
+            self.kept.insert((node, b), Rc::clone(&own));
+        }
+        Some(own)
     }
 
     fn added(&mut self, node: Node, expected: &[f64], error: &[f64]) -> Option<Vec<f64>> {

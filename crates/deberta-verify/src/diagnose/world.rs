@@ -25,8 +25,13 @@ const LARGE: usize = 6_000_000;
 pub fn in_memory(heads: usize, focus: usize) -> impl FnOnce(usize, usize) -> Vec<usize> {
     move |whole, length| {
         let large = whole.saturating_mul(heads).saturating_mul(length).saturating_mul(length) > LARGE;
-        if large { vec![focus.min(whole - 1)] } else { (0..whole).collect() }
+        if large { one_of(focus)(whole, length) } else { (0..whole).collect() }
     }
+}
+
+/// One sequence alone.
+pub fn one_of(focus: usize) -> impl FnOnce(usize, usize) -> Vec<usize> {
+    move |whole, _| vec![focus.min(whole - 1)]
 }
 
 /// The tensors of one dump, by step.

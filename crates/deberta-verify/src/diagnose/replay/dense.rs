@@ -69,7 +69,7 @@ impl Replay<'_, '_> {
     }
 
     /// The name of a dense layer's parameters.
-    pub(super) fn parameter(&self, node: Node, wrong: Option<Weighing>) -> Option<String> {
+    pub fn parameter(&self, node: Node, wrong: Option<Weighing>) -> Option<String> {
         use Kind::*;
         let world = self.world;
         let mut at = node.at;

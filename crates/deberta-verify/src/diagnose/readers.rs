@@ -1,0 +1,277 @@
+//! What the readers of a step say that it held.
+//!
+//! ```text
+//! c2c_ij = Σ_c q_ic x_jc, x = k / s       own_ij = −δ_ic x_jc + rounding       δ̂_ic = −Σ_j own_ij x_jc / Σ_j x_jc²
+//! ```
+//!
+//! Where the dump holds q + δ and c2c read q, what c2c adds of its own ([`super::own`]) is off by δ all along a row: least
+//! squares tell δ from many elements that show nothing each. Likewise from c2p; for keys from c2c and p2c; for values and
+//! probabilities from the context; for the terms from the scores; for the context, where weights are known, from the dense layer
+//! behind it.
+
+use std::ops::Range;
+
+use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix4, s};
+use rayon::prelude::*;
+
+use super::attention;
+use super::node::Kind;
+use super::setting::Setting;
+use super::world::flat;
+use crate::measure::{Errors, Layout, Lines, Magnitude};
+
+/// A step, who reads it, and how.
+#[derive(Clone, Copy)]
+pub struct Reading {
+    pub step: Kind,
+    pub reader: Kind,
+    pub times: Times,
+    /// Where one element of the step that is off makes others look so: what is read with it by the same products.
+    pub lines: Lines,
+}
+
+/// What the reader multiplies the step with.
+#[derive(Clone, Copy)]
+pub enum Times {
+    Step(Kind),
+    Weights,
+    One,
+}
+
+/// All that are linear in the step.
+pub const READINGS: [Reading; 10] = [
+    reading(Kind::Query, Kind::C2c, Times::Step(Kind::Key)),
+    reading(Kind::Query, Kind::C2p, Times::Step(Kind::PositionKey)),
+    reading(Kind::Key, Kind::C2c, Times::Step(Kind::Query)),
+    reading(Kind::Key, Kind::P2c, Times::Step(Kind::PositionQuery)),
+    reading(Kind::C2c, Kind::Scores, Times::One),
+    reading(Kind::C2p, Kind::Scores, Times::One),
+    reading(Kind::P2c, Kind::Scores, Times::One),
+    Reading { lines: Lines::Columns, ..reading(Kind::Value, Kind::Context, Times::Step(Kind::Probabilities)) },
+    reading(Kind::Probabilities, Kind::Context, Times::Step(Kind::Value)),
+    reading(Kind::Context, Kind::AttentionDense, Times::Weights),
+];
+
+const fn reading(step: Kind, reader: Kind, times: Times) -> Reading {
+    Reading { step, reader, times, lines: Lines::Rows }
+}
+
+/// What a reader adds of its own in one sequence: [1, H, L, L] or [1, L, E].
+pub struct Own {
+    pub error: ArrayD<f64>,
+    /// All of the error, its own or not.
+    pub whole: Vec<f64>,
+    /// What each error is measured against.
+    magnitude: ArrayD<f64>,
+    /// The largest error, in units of that.
+    pub peak: f64,
+}
+
+impl Own {
+    /// `added` tells what part of the error of a reader is its own. `None` where it cannot, or where something is no number
+    /// and no mask.
+    pub fn of(
+        expected: &ArrayD<f64>,
+        actual: &ArrayD<f64>,
+        heads: usize,
+        added: impl FnOnce(&[f64], &[f64]) -> Option<Vec<f64>>,
+    ) -> Option<Self> {
+        let (x, y) = (expected.as_slice()?, actual.as_slice()?);
+        let layout = Layout::of(expected.shape(), Some(heads));
+        let errors = (x.len() == y.len()).then(|| Errors::new(x, y, &layout, Magnitude::Surroundings, true))?;
+        let own = errors.non_finite.is_empty().then(|| added(x, &errors.error)).flatten()?;
+        let peak = own.iter().zip(&errors.magnitude).map(|(e, m)| (e / m).abs()).fold(0.0, f64::max);
+        let shaped = |values| ArrayD::from_shape_vec(expected.raw_dim(), values).ok();
+        Some(Self { error: shaped(own)?, magnitude: shaped(errors.magnitude)?, whole: errors.error, peak })
+    }
+
+    /// Some features of [1, L, E]: the errors, and the squares of what they are measured against.
+    fn part(&self, features: Range<usize>) -> Option<(Array2<f64>, Array2<f64>)> {
+        Some((part(&self.error, features.clone())?.to_owned(), part(&self.magnitude, features)?.mapv(|m| m * m)))
+    }
+}
+
+/// The sums of least squares for a step in one sequence, by head: [L, D], or [L, L] of terms and probabilities.
+pub struct Sums {
+    heads: Vec<OfHead>,
+    /// Whether the tensor is [H, L, L], and not [L, E].
+    matrices: bool,
+}
+
+struct OfHead {
+    /// −Σ own·x
+    products: Array2<f64>,
+    /// Σ magnitude²·x²
+    blurs: Array2<f64>,
+    /// Σ x²
+    gains: Array2<f64>,
+}
+
+/// Three products of matrices, which are the sums of one head.
+type Factors = [(Array2<f64>, Array2<f64>); 3];
+
+impl Sums {
+    /// What one reader says. `other`: what it multiplies the step with. `None` where shapes do not fit.
+    pub fn of(setting: &Setting, reading: Reading, own: &Own, other: Option<&ArrayD<f64>>) -> Option<Self> {
+        let heads = setting.heads;
+        let matrices = matches!(reading.step, Kind::C2c | Kind::C2p | Kind::P2c | Kind::Probabilities);
+        let Some(other) = other else {
+            let of_head = |h| {
+                let (error, magnitude) = (matrix(&own.error, h)?, matrix(&own.magnitude, h)?);
+                let (products, blurs) = (error.mapv(|own| -own), magnitude.mapv(|m| m * m));
+                Some(OfHead { products, blurs, gains: Array2::ones(error.raw_dim()) })
+            };
+            return Some(Self { heads: (0..heads).map(of_head).collect::<Option<_>>()?, matrices });
+        };
+        let width = *if reading.step == Kind::Value { &own.error } else { other }.shape().last()?;
+        let size = width.checked_div(heads).filter(|d| d * heads == width)?;
+        let of_head = |h: usize| {
+            let features = h * size..(h + 1) * size;
+            let factors = match (reading.step, reading.reader) {
+                (_, Kind::C2c | Kind::C2p | Kind::P2c) => of_term(setting, reading, own, other, features, h)?,
+                (Kind::Probabilities, _) => of_probabilities(own, other, features)?,
+                (_, Kind::Context) => of_values(own, other, features, h)?,
+                _ => of_dense(own, other, features)?,
+            };
+            let fits = factors.iter().all(|(left, right)| left.ncols() == right.nrows());
+            let [products, blurs, gains] = fits.then(|| factors.map(|(left, right)| left.dot(&right)))?;
+            Some(OfHead { products: -products, blurs, gains })
+        };
+        Some(Self { heads: (0..heads).into_par_iter().map(of_head).collect::<Option<_>>()?, matrices })
+    }
+
+    /// … and what another says of the same step.
+    pub fn and(mut self, other: &Self) -> Option<Self> {
+        for (head, more) in self.heads.iter_mut().zip(&other.heads) {
+            (head.products.dim() == more.products.dim()).then_some(())?;
+            head.products += &more.products;
+            head.blurs += &more.blurs;
+            head.gains += &more.gains;
+        }
+        Some(self)
+    }
+
+    fn len(&self) -> usize {
+        self.heads.iter().map(|head| head.gains.len()).sum()
+    }
+
+    /// The sums of every element, in the order of its tensor: −Σ own·x, Σ magnitude²·x², Σ x².
+    fn iter(&self) -> impl Iterator<Item = [f64; 3]> + '_ {
+        let (heads, rows) = (self.heads.len(), self.heads.first().map_or(0, |head| head.gains.nrows()));
+        let order =
+            (0..heads * rows).map(move |k| if self.matrices { (k / rows, k % rows) } else { (k % heads, k / heads) });
+        order.flat_map(|(h, row)| {
+            let OfHead { products, blurs, gains } = &self.heads[h];
+            let sums = products.row(row).into_iter().zip(blurs.row(row)).zip(gains.row(row));
+            sums.map(|((&product, &blur), &gain)| [product, blur, gain])
+        })
+    }
+}
+
+/// What the readers of a step say that its elements are off by.
+pub struct Unread {
+    /// Where one element that is off makes others look so.
+    pub lines: Lines,
+    /// By sequence.
+    sums: Vec<Sums>,
+}
+
+impl Unread {
+    pub fn new(lines: Lines, sums: Vec<Sums>) -> Self {
+        Self { lines, sums }
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.sums.iter().map(Sums::len).sum()
+    }
+
+    /// The elements of these errors that are not what was read, to `part` of the error: they are off by more than `least` times
+    /// what the rounding of the readers blurs.
+    pub fn suspects(&self, errors: &[f64], least: f64, part: f64) -> Vec<usize> {
+        let all = self.sums.iter().flat_map(Sums::iter).zip(errors).enumerate();
+        let suspects = all.filter(|(_, ([product, blur, gain], error))| {
+            product * product > least * least * blur && (product / gain - **error).abs() <= part * error.abs()
+        });
+        suspects.map(|(k, _)| k).collect()
+    }
+
+    /// What every element is off by, and what the rounding of the readers blurs of that; 0 and 1 where nobody reads it.
+    pub fn solve(&self) -> (Vec<f64>, Vec<f64>) {
+        let solved = |[product, blur, gain]: [f64; 3]| {
+            if gain > 0.0 && blur > 0.0 { (product / gain, blur.sqrt() / gain) } else { (0.0, 1.0) }
+        };
+        self.sums.iter().flat_map(Sums::iter).map(solved).unzip()
+    }
+}
+
+/// A row of the term is linear in a row of the step: Σ_j own_ij x_jc, the relative rows being gathered.
+fn of_term(
+    setting: &Setting,
+    Reading { step, reader, .. }: Reading,
+    own: &Own,
+    other: &ArrayD<f64>,
+    features: Range<usize>,
+    h: usize,
+) -> Option<Factors> {
+    let scale = attention::scale(setting, reader, features.len(), None);
+    let x = part(other, features)?.mapv(|x| x / scale);
+    let by_row = |array| matrix(array, h).map(|m| if step == Kind::Query { m } else { m.reversed_axes() });
+    let (error, magnitude) = (by_row(&own.error)?, by_row(&own.magnitude)?);
+    let squared = x.mapv(|x| x * x);
+    if reader == Kind::C2c {
+        let ones = Array2::ones(error.raw_dim());
+        return Some([(error.to_owned(), x), (magnitude.mapv(|m| m * m), squared.clone()), (ones, squared)]);
+    }
+    let length = error.nrows();
+    let column = attention::columns(setting.relative.as_ref()?, length, None);
+    let [mut errors, mut squares, mut counts] = [(); 3].map(|()| Array2::zeros((length, x.nrows())));
+    for at in 0..length {
+        let mut sums = (errors.row_mut(at), squares.row_mut(at), counts.row_mut(at));
+        for (beside, (error, magnitude)) in error.row(at).into_iter().zip(magnitude.row(at)).enumerate() {
+            let read = column[if step == Kind::Query { at + length - 1 - beside } else { beside + length - 1 - at }];
+            *sums.0.get_mut(read)? += error;
+            sums.1[read] += magnitude * magnitude;
+            sums.2[read] += 1.0;
+        }
+    }
+    Some([(errors, x), (squares, squared.clone()), (counts, squared)])
+}
+
+/// A column of the context is linear in a column of the values: Σ_i p_ij own_ic.
+fn of_values(own: &Own, probabilities: &ArrayD<f64>, features: Range<usize>, h: usize) -> Option<Factors> {
+    let (error, squares) = own.part(features)?;
+    let read = matrix(probabilities, h)?.reversed_axes().to_owned();
+    let squared = read.mapv(|p| p * p);
+    let ones = Array2::ones(error.raw_dim());
+    Some([(read, error), (squared.clone(), squares), (squared, ones)])
+}
+
+/// A row of the context is linear in a row of the probabilities: Σ_c own_ic v_jc.
+fn of_probabilities(own: &Own, values: &ArrayD<f64>, features: Range<usize>) -> Option<Factors> {
+    let (error, squares) = own.part(features.clone())?;
+    let read = part(values, features)?.reversed_axes().to_owned();
+    let squared = read.mapv(|v| v * v);
+    let ones = Array2::ones(error.raw_dim());
+    Some([(error, read), (squares, squared.clone()), (ones, squared)])
+}
+
+/// A row of a dense layer is linear in a row of what it reads: Σ_o own_io w_oc.
+fn of_dense(own: &Own, weight: &ArrayD<f64>, features: Range<usize>) -> Option<Factors> {
+    let (error, squares) = own.part(0..*weight.shape().first()?)?;
+    let read = part(weight, features)?.to_owned();
+    let squared = read.mapv(|w| w * w);
+    let ones = Array2::ones(error.raw_dim());
+    Some([(error, read), (squares, squared.clone()), (ones, squared)])
+}
+
+/// One head of [1, H, L, L].
+fn matrix(array: &ArrayD<f64>, h: usize) -> Option<ArrayView2<'_, f64>> {
+    let array = array.view().into_dimensionality::<Ix4>().ok()?;
+    (array.dim().0 == 1 && h < array.dim().1).then(|| array.index_axis_move(Axis(0), 0).index_axis_move(Axis(0), h))
+}
+
+/// Some features of [1, L, E], [R, E] or a weight, [out, E].
+fn part(array: &ArrayD<f64>, features: Range<usize>) -> Option<ArrayView2<'_, f64>> {
+    flat(array).filter(|rows| features.end <= rows.ncols()).map(|rows| rows.slice_move(s![.., features]))
+}
