@@ -218,11 +218,10 @@ fn of_term(
     let x = part(other, features)?.mapv(|x| x / scale);
     let by_row = |array| matrix(array, h).map(|m| if step == Kind::Query { m } else { m.reversed_axes() });
     let (error, magnitude) = (by_row(&own.error)?, by_row(&own.magnitude)?);
-    let squared = x.mapv(|x| x * x);
     if reader == Kind::C2c {
-        let ones = Array2::ones(error.raw_dim());
-        return Some([(error.to_owned(), x), (magnitude.mapv(|m| m * m), squared.clone()), (ones, squared)]);
+        return Some(by_rows((error.to_owned(), magnitude.mapv(|m| m * m)), x));
     }
+    let squared = x.mapv(|x| x * x);
     let length = error.nrows();
     let column = attention::columns(setting.relative.as_ref()?, length, None);
     let [mut errors, mut squares, mut counts] = [(); 3].map(|()| Array2::zeros((length, x.nrows())));
@@ -249,20 +248,19 @@ fn of_values(own: &Own, probabilities: &ArrayD<f64>, features: Range<usize>, h: 
 
 /// A row of the context is linear in a row of the probabilities: Σ_c own_ic v_jc.
 fn of_probabilities(own: &Own, values: &ArrayD<f64>, features: Range<usize>) -> Option<Factors> {
-    let (error, squares) = own.part(features.clone())?;
-    let read = part(values, features)?.reversed_axes().to_owned();
-    let squared = read.mapv(|v| v * v);
-    let ones = Array2::ones(error.raw_dim());
-    Some([(error, read), (squares, squared.clone()), (ones, squared)])
+    Some(by_rows(own.part(features.clone())?, part(values, features)?.reversed_axes().to_owned()))
 }
 
 /// A row of a dense layer is linear in a row of what it reads: Σ_o own_io w_oc.
 fn of_dense(own: &Own, weight: &ArrayD<f64>, features: Range<usize>) -> Option<Factors> {
-    let (error, squares) = own.part(0..*weight.shape().first()?)?;
-    let read = part(weight, features)?.to_owned();
-    let squared = read.mapv(|w| w * w);
-    let ones = Array2::ones(error.raw_dim());
-    Some([(error, read), (squares, squared.clone()), (ones, squared)])
+    Some(by_rows(own.part(0..*weight.shape().first()?)?, part(weight, features)?.to_owned()))
+}
+
+/// Sums along rows of the errors, which every row of the step reads by the same `x`.
+fn by_rows((errors, squares): (Array2<f64>, Array2<f64>), x: Array2<f64>) -> Factors {
+    let squared = x.mapv(|x| x * x);
+    let ones = Array2::ones(errors.raw_dim());
+    [(errors, x), (squares, squared.clone()), (ones, squared)]
 }
 
 /// One head of [1, H, L, L].
