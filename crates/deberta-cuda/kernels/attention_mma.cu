@@ -25,21 +25,27 @@ KERNEL(MMA_THREADS, attention_mma, (ATTENTION_PARAMETERS, const float* c2p, cons
 
     clear_padding(shared.key.at, TILE);
     clear_padding(shared.value.at, TILE);
-    Rows rows;
-    load_queries(rows, shared.key, query + i64(begin) * query_stride + column, first_query, length, query_stride);
-    copy_tile(shared.key, keys, 0, length, key_stride);
+    // The queries come by way of the tile of values, while the first keys travel.
+    copy_tile(shared.value, query + i64(begin + first_query) * query_stride + column, length - first_query, query_stride);
     copy_async_commit();
+    copy_tile(shared.key, keys, length, key_stride);
+    copy_async_commit();
+    Rows rows;
+    load_queries(rows, shared.value);
+    const float nothing[2] = {0, 0};
     for (int first_key = 0; first_key < length; first_key += TILE) {
-        copy_tile(shared.value, values, first_key, length, value_stride);
+        const int left = length - first_key;
+        copy_tile(shared.value, values + i64(first_key) * value_stride, left, value_stride);
         copy_async_commit();
         // 1. Scores, once the keys have arrived.
         copy_async_wait<1>();
         __syncthreads();
         float score[KEY_TILES][4];
+        clear(score);
         multiply_keys(score, rows, shared.key);
         __syncthreads();
         // 2. The next keys, and the position terms of these.
-        copy_tile(shared.key, keys, first_key + TILE, length, key_stride);
+        copy_tile(shared.key, keys + i64(first_key + TILE) * key_stride, left - TILE, key_stride);
         copy_async_commit();
 #pragma unroll
         for (int n = 0; n < KEY_TILES; n++) {
@@ -53,7 +59,7 @@ KERNEL(MMA_THREADS, attention_mma, (ATTENTION_PARAMETERS, const float* c2p, cons
             }
         }
         // 3. Softmax, and the values once they have arrived.
-        online_softmax(score, rows, length - first_key, LOG2_E / scale);
+        online_softmax(score, rows, nothing, left, LOG2_E / scale);
         copy_async_wait<1>();
         __syncthreads();
         multiply_values(rows, score, shared.value);

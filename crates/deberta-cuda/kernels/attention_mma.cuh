@@ -10,7 +10,6 @@
 
 #define MMA_THREADS 128
 #define TILE 64
-#define CHUNK int(16 / sizeof(Real))           // elements in 16 bytes
 #define STEP (2 * CHUNK)                       // depth of one multiply_add
 #define DEPTH ROUND_UP(HEAD_SIZE, STEP)        // D, filled up with zeros
 #define STEPS (DEPTH / STEP)
@@ -38,12 +37,24 @@ __device__ inline void clear_padding(Real* tile, int rows) {
     }
 }
 
-// Begins to copy rows first … first + 63; those from `length` on are zero.
-__device__ inline void copy_tile(Tile& tile, const Real* from, int first, int length, int stride) {
-    const int chunks = HEAD_SIZE / CHUNK;
-    for (int at = threadIdx.x; at < TILE * chunks; at += MMA_THREADS) {
-        const int row = at / chunks, d = at % chunks * CHUNK;
-        copy_async_16(&tile.at[row * STRIDE + d], from + i64(first + row) * stride + d, first + row < length);
+// How many times every thread copies 16 bytes to bring `rows` rows; the last time not all may have one.
+#define COPIES(ROWS) (ROUND_UP((ROWS) * (HEAD_SIZE / CHUNK), MMA_THREADS) / MMA_THREADS)
+
+// The row and the column of a thread's i-th copy; false where it has none.
+__device__ inline bool copied_by(int i, int rows, int& row, int& d) {
+    const u32 chunks = HEAD_SIZE / CHUNK, at = i * MMA_THREADS + threadIdx.x;
+    row = at / chunks;
+    d = at % chunks * CHUNK;
+    return rows * chunks % MMA_THREADS == 0 || row < rows;
+}
+
+// Begins to copy 64 rows from `from` on, of which `left` exist; the others are zero.
+__device__ inline void copy_tile(Tile& tile, const Real* from, int left, int stride) {
+#pragma unroll
+    for (int i = 0; i < COPIES(TILE); i++) {
+        int row, d;
+        if (!copied_by(i, TILE, row, d)) break;
+        copy_async_16(&tile.at[row * STRIDE + d], from + (row * stride + d), row < left);
     }
 }
 
@@ -58,18 +69,23 @@ __device__ inline void round_all(u32 (&r)[4]) {
     for (int i = 0; i < 4; i++) r[i] = rounded(r[i], Real());
 }
 
+// Where, from the start of a tile, a lane's row of four matrices begins, in bytes; they begin at row `row` and column k. The
+// second matrix lies eight rows below the first and the third a chunk to the right, or the reverse.
+__device__ inline int matrix_at(int row, int k, bool below_first) {
+    const int lane = threadIdx.x % WARP, matrix = lane / 8;
+    const int below = below_first ? matrix % 2 : matrix / 2, right = below_first ? matrix / 2 : matrix % 2;
+    return (row + below * 8 + lane % 8) * int(STRIDE * sizeof(Real)) + right * 16 + k * int(sizeof(Real));
+}
+
 // The operand a: rows `row` … row + 15, one step of depth from k on.
 __device__ inline void load_a(u32 (&a)[4], const Real* tile, int row, int k) {
-    const int lane = threadIdx.x % WARP, matrix = lane / 8;
-    load_matrices(a, &tile[(row + matrix % 2 * 8 + lane % 8) * STRIDE + k + matrix / 2 * CHUNK]);
+    load_matrices(a, tile, matrix_at(row, k, true));
     round_all(a);
 }
 
-// The operand b twice: rows `row` … row + 7 of a matrix [n, k] in b[0 … 1], the eight after them in b[2 … 3]. Row r is
-// `tile` row r & mask, so that a ring of rows can be read too.
-__device__ inline void load_b(u32 (&b)[4], const Real* tile, int row, int k, int mask) {
-    const int lane = threadIdx.x % WARP, matrix = lane / 8;
-    load_matrices(b, &tile[((row + matrix / 2 * 8 + lane % 8) & mask) * STRIDE + k + matrix % 2 * CHUNK]);
+// The operand b twice: of a matrix [n, k], rows `row` … row + 7 in b[0 … 1], the eight after them in b[2 … 3].
+__device__ inline void load_b(u32 (&b)[4], const Real* tile, int row, int k) {
+    load_matrices(b, tile, matrix_at(row, k, false));
     round_all(b);
 }
 
@@ -81,11 +97,10 @@ __device__ inline void multiply_pair(float (&d0)[4], float (&d1)[4], const u32 (
 
 // ---- the steps of a tile
 
-// The warp's queries, by way of the tile of keys. Ends with a barrier: the tile is free again.
-__device__ inline void load_queries(Rows& rows, Tile& tile, const Real* from, int first, int length, int stride) {
-    copy_tile(tile, from, first, length, stride);
-    copy_async_commit();
-    copy_async_wait<0>();
+// The warp's queries, which were copied to `tile`; all but the last group of copies must have been of them. Ends with a barrier:
+// the tile is free again.
+__device__ inline void load_queries(Rows& rows, const Tile& tile) {
+    copy_async_wait<1>();
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < STEPS; k++) load_a(rows.query[k], tile.at, threadIdx.x / WARP * 16, k * STEP);
@@ -102,19 +117,22 @@ __device__ inline void load_queries(Rows& rows, Tile& tile, const Real* from, in
     __syncthreads();
 }
 
-// score = Q·Kᵀ
-__device__ inline void multiply_keys(float (&score)[KEY_TILES][4], const Rows& rows, const Tile& keys) {
+__device__ inline void clear(float (&score)[KEY_TILES][4]) {
 #pragma unroll
     for (int n = 0; n < KEY_TILES; n++) {
 #pragma unroll
         for (int e = 0; e < 4; e++) score[n][e] = 0;
     }
+}
+
+// score += Q·Kᵀ
+__device__ inline void multiply_keys(float (&score)[KEY_TILES][4], const Rows& rows, const Tile& keys) {
 #pragma unroll
     for (int k = 0; k < STEPS; k++) {
 #pragma unroll
         for (int n = 0; n < KEY_TILES; n += 2) {
             u32 b[4];
-            load_b(b, keys.at, 8 * n, k * STEP, TILE - 1);
+            load_b(b, keys.at, 8 * n, k * STEP);
             multiply_pair(score[n], score[n + 1], rows.query[k], b);
         }
     }
@@ -130,9 +148,12 @@ __device__ inline float row_sum(float x) {
     return x + __shfl_xor_sync(EVERY_LANE, x, 2);
 }
 
-// Scores become probabilities relative to the running maximum; `keys_left` of the tile's keys exist. Exponents are taken
-// to the base 2: `scale` is log2(e) / s.
-__device__ inline void online_softmax(float (&score)[KEY_TILES][4], Rows& rows, int keys_left, float scale) {
+// Scores, plus a number for each row, become probabilities relative to the running maximum; `keys_left` of the tile's keys
+// exist. Exponents are taken to the base 2: `scale` is log2(e) / s, and maxima are kept times it. A lane sums its own part of a
+// row; `store_context` puts the parts together.
+__device__ inline void online_softmax(
+    float (&score)[KEY_TILES][4], Rows& rows, const float (&of_rows)[2], int keys_left, float scale
+) {
     const int t = threadIdx.x % 4;
     if (keys_left < TILE) {
 #pragma unroll
@@ -143,49 +164,53 @@ __device__ inline void online_softmax(float (&score)[KEY_TILES][4], Rows& rows, 
             }
         }
     }
+    // Four chains of maxima, and of sums: element e of every tile is of row e / 2.
+    float top[4], added[4] = {};
+#pragma unroll
+    for (int n = 0; n < KEY_TILES; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) top[e] = n ? nan_max(top[e], score[n][e]) : score[n][e];
+    }
+    float shrink[2], shift[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        float top = rows.largest[half];
+        const float of_tile = row_max(nan_max(top[2 * half], top[2 * half + 1])) + of_rows[half];
+        const float largest = nan_max(rows.largest[half], of_tile * scale);
+        shrink[half] = exp2_fast(rows.largest[half] - largest);
+        shift[half] = of_rows[half] * scale - largest;
+        rows.largest[half] = largest;
+    }
 #pragma unroll
-        for (int n = 0; n < KEY_TILES; n++) top = nan_max(top, nan_max(score[n][2 * half], score[n][2 * half + 1]));
-        top = row_max(top);
-        const float shrink = exp2f((rows.largest[half] - top) * scale);
-        float added = 0;
+    for (int n = 0; n < KEY_TILES; n++) {
 #pragma unroll
-        for (int n = 0; n < KEY_TILES; n++) {
-#pragma unroll
-            for (int e = 2 * half; e < 2 * half + 2; e++) {
-                score[n][e] = exp2f((score[n][e] - top) * scale);
-                added += score[n][e];
-            }
+        for (int e = 0; e < 4; e++) {
+            score[n][e] = exp2_fast(score[n][e] * scale + shift[e / 2]);
+            added[e] += score[n][e];
         }
-        rows.largest[half] = top;
-        rows.sum[half] = rows.sum[half] * shrink + row_sum(added);
+    }
 #pragma unroll
-        for (int n = 0; n < OUT_TILES; n++) {
-            rows.context[n][2 * half] *= shrink;
-            rows.context[n][2 * half + 1] *= shrink;
-        }
+    for (int half = 0; half < 2; half++) {
+        rows.sum[half] = rows.sum[half] * shrink[half] + (added[2 * half] + added[2 * half + 1]);
+    }
+#pragma unroll
+    for (int n = 0; n < OUT_TILES; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) rows.context[n][e] *= shrink[e / 2];
     }
 }
 
 // context += P·V. The result fragment of the scores is the operand fragment of P: no lane needs another's numbers.
 #if defined(PRECISION_F16) || defined(PRECISION_BF16)
-__device__ inline u32 packed(float low, float high) {
-    return u32(from_float<Real>(low).bits) | u32(from_float<Real>(high).bits) << 16;
-}
-
 __device__ inline void multiply_values(Rows& rows, const float (&p)[KEY_TILES][4], const Tile& values) {
-    const int lane = threadIdx.x % WARP, matrix = lane / 8;
 #pragma unroll
     for (int k = 0; k < TILE / STEP; k++) {
-        const u32 a[4] = {packed(p[2 * k][0], p[2 * k][1]), packed(p[2 * k][2], p[2 * k][3]),
-                          packed(p[2 * k + 1][0], p[2 * k + 1][1]), packed(p[2 * k + 1][2], p[2 * k + 1][3])};
+        const u32 a[4] = {
+            packed<Real>(p[2 * k][0], p[2 * k][1]), packed<Real>(p[2 * k][2], p[2 * k][3]),
+            packed<Real>(p[2 * k + 1][0], p[2 * k + 1][1]), packed<Real>(p[2 * k + 1][2], p[2 * k + 1][3])};
 #pragma unroll
         for (int n = 0; n < OUT_TILES; n += 2) {
             u32 b[4];
-            load_matrices_transposed(
-                b, &values.at[(k * STEP + matrix % 2 * 8 + lane % 8) * STRIDE + 8 * n + matrix / 2 * 8]);
+            load_matrices_transposed(b, values.at, matrix_at(k * STEP, 8 * n, true));
             multiply_pair(rows.context[n], rows.context[n + 1], a, b);
         }
     }
@@ -208,22 +233,26 @@ __device__ inline void multiply_values(Rows& rows, const float (&p)[KEY_TILES][4
 }
 #endif
 
+// A lane's two neighbouring columns of the result.
+#if defined(PRECISION_F16) || defined(PRECISION_BF16)
+__device__ inline void store_two(Real* at, float x, float y) { *reinterpret_cast<u32*>(at) = packed<Real>(x, y); }
+#else
+__device__ inline void store_two(Real* at, float x, float y) { at[0] = x, at[1] = y; }
+#endif
+
 // out = context / sum, for the warp's queries that exist; `first` is the first of them within its sequence.
 __device__ inline void store_context(Real* out, const Rows& rows, int first, int length, int stride) {
     const int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int i = first + g + 8 * half;
+        const float share = 1.0f / row_sum(rows.sum[half]);
         if (i >= length) continue;
 #pragma unroll
         for (int n = 0; n < OUT_TILES; n++) {
-#pragma unroll
-            for (int e = 0; e < 2; e++) {
-                const int d = 8 * n + 2 * t + e;
-                if (d < HEAD_SIZE) {
-                    out[i64(i) * stride + d] = from_float<Real>(rows.context[n][2 * half + e] / rows.sum[half]);
-                }
-            }
+            const int d = 8 * n + 2 * t;
+            const float x = rows.context[n][2 * half] * share, y = rows.context[n][2 * half + 1] * share;
+            if (d < HEAD_SIZE) store_two(&out[i64(i) * stride + d], x, y);
         }
     }
 }

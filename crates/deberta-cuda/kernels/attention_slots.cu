@@ -13,4 +13,4 @@
 // Rung 6 would be Hopper's (wgmma, TMA). It is left until a GPU can say whether it pays: see README.md.
 #include "attention_window.cuh"
 
-KERNEL(MMA_THREADS, attention_slots, (ATTENTION_PARAMETERS)) { attend<true>(ATTENTION_ARGUMENTS); }
+RESIDENT_KERNEL(MMA_THREADS, RESIDENT_BLOCKS, attention_slots, (ATTENTION_PARAMETERS)) { attend<true>(ATTENTION_ARGUMENTS); }

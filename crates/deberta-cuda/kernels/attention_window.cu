@@ -10,4 +10,4 @@
 // none at all.
 #include "attention_window.cuh"
 
-KERNEL(MMA_THREADS, attention_window, (ATTENTION_PARAMETERS)) { attend<false>(ATTENTION_ARGUMENTS); }
+RESIDENT_KERNEL(MMA_THREADS, RESIDENT_BLOCKS, attention_window, (ATTENTION_PARAMETERS)) { attend<false>(ATTENTION_ARGUMENTS); }

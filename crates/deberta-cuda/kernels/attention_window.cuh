@@ -13,67 +13,78 @@
 #include "attention_mma.cuh"
 
 #define WINDOW (2 * TILE)
-#define BAND 80                 // distances between 16 rows and 64 columns, and one more
-#define BAND_STRIDE (BAND + 5)  // p2c is then read without bank conflicts
+#define BAND_TILES 10   // of 8 distances each: those between 16 rows and 64 columns
+#define BAND_STRIDE 72  // nine tiles are of use to a row; pairs are then stored without bank conflicts
+#define RESIDENT_BLOCKS (sizeof(WindowShared) <= 76800 ? 3 : 1)
 
 struct WindowShared {
     Tile key, value;
     Real pos_key[WINDOW * STRIDE];
     Real pos_query[WINDOW * STRIDE];
-    float band[MMA_THREADS / WARP][16 * BAND_STRIDE];
-    float column[TILE];  // rung 5 alone: p2c of each key in a tile of one slot
+    union {
+        float band[MMA_THREADS / WARP][16 * BAND_STRIDE];
+        float column[TILE];  // in a tile of one slot, which has no bands: p2c of each key
+    };
 };
 
-// Begins to copy the position rows of distances first … first + count − 1. Distances that no pair of tokens has are clamped.
-__device__ inline void copy_window(
-    Real* window, const Real* table, const int* slots, int first, int count, int max_length, int stride
+// Begins to copy the position rows of distances first … first + ROWS − 1 of each table that is there. Distances that no pair
+// of tokens has are clamped.
+template <int ROWS> __device__ inline void copy_window(
+    WindowShared& shared, const Real* keys, const Real* queries, const int* slots, int first, int max_length,
+    int key_stride, int query_stride
 ) {
-    const int chunks = HEAD_SIZE / CHUNK;
-    for (int at = threadIdx.x; at < count * chunks; at += MMA_THREADS) {
-        const int distance = first + at / chunks, d = at % chunks * CHUNK;
-        const int held = max(min(distance, max_length - 1), 1 - max_length);
-        const int slot = slots[held + max_length - 1];
-        copy_async_16(&window[(distance & (WINDOW - 1)) * STRIDE + d], table + i64(slot) * stride + d, true);
+#pragma unroll
+    for (int i = 0; i < COPIES(ROWS); i++) {
+        int row, d;
+        if (!copied_by(i, ROWS, row, d)) break;
+        const int distance = first + row;
+        const int slot = slots[max(min(distance, max_length - 1), 1 - max_length) + max_length - 1];
+        const int at = (distance & (WINDOW - 1)) * STRIDE + d;
+        if (keys) copy_async_16(&shared.pos_key[at], keys + i64(slot) * key_stride + d, true);
+        if (queries) copy_async_16(&shared.pos_query[at], queries + i64(slot) * query_stride + d, true);
     }
 }
 
-// band = A·windowᵀ for 16 rows A and the 80 rows of the window that begin at distance `first`.
-__device__ inline void multiply_band(float* band, const u32 (&a)[STEPS][4], const Real* window, int first) {
+// band = A·windowᵀ for 16 rows A and the 80 rows of the window that begin at distance `first`, a multiple of 16. Of the ten tiles
+// that this makes, the upper eight rows of A keep nine from tile UPPER on, the lower eight nine from tile 1 − UPPER on: the other
+// one none of their pairs lies in.
+template <int UPPER> __device__ inline void multiply_band(float* band, const u32 (&a)[STEPS][4], const Real* window, int first) {
     const int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
-#pragma unroll 1
-    for (int n = 0; n < BAND / 8; n += 2) {
+#pragma unroll
+    for (int n = 0; n < BAND_TILES; n += 2) {
         float product[2][4] = {};
 #pragma unroll
         for (int k = 0; k < STEPS; k++) {
             u32 b[4];
-            load_b(b, window, first + 8 * n, k * STEP, WINDOW - 1);
+            load_b(b, window, (first + 8 * n) & (WINDOW - 1), k * STEP);
             multiply_pair(product[0], product[1], a[k], b);
         }
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
+        for (int i = 0; i < 2; i++) {
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                band[(g + e / 2 * 8) * BAND_STRIDE + 8 * (n + half) + 2 * t + e % 2] = product[half][e];
+            for (int half = 0; half < 2; half++) {
+                const int tile = n + i - (half ? 1 - UPPER : UPPER);
+                if (tile < 0 || tile >= BAND_TILES - 1) continue;
+                const int at = g * BAND_STRIDE + 2 * t + 8 * (half * BAND_STRIDE + tile);
+                store_pair(band, at, product[i][2 * half], product[i][2 * half + 1]);
             }
         }
     }
 }
 
-// score[i, j] += Q_i·PosK[i − j], all within a warp: its queries are `row` … row + 15 of the tile.
-__device__ inline void add_c2p(
+// score[i, j] = Q_i·PosK[i − j], all within a warp: its queries are `row` … row + 15 of the tile.
+__device__ inline void start_with_c2p(
     float (&score)[KEY_TILES][4], const Rows& rows, WindowShared& shared, int row, int base
 ) {
     const int g = threadIdx.x % WARP / 4, t = threadIdx.x % 4;
     float* band = shared.band[threadIdx.x / WARP];
-    multiply_band(band, rows.query, shared.pos_key, base - TILE + row);
+    multiply_band<0>(band, rows.query, shared.pos_key, base - TILE + row);
     __syncwarp();
+    const float* own = &band[g * BAND_STRIDE + g - 2 * t + TILE];
 #pragma unroll
     for (int n = 0; n < KEY_TILES; n++) {
 #pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const int r = g + e / 2 * 8, j = 8 * n + 2 * t + e % 2;
-            score[n][e] += band[r * BAND_STRIDE + r - j + TILE];
-        }
+        for (int e = 0; e < 4; e++) score[n][e] = own[e / 2 * 8 * BAND_STRIDE - 8 * n - e % 2];
     }
     __syncwarp();
 }
@@ -83,7 +94,7 @@ __device__ inline void multiply_p2c(WindowShared& shared, int row, int base) {
     u32 keys[STEPS][4];
 #pragma unroll
     for (int k = 0; k < STEPS; k++) load_a(keys[k], shared.key.at, row, k * STEP);
-    multiply_band(shared.band[threadIdx.x / WARP], keys, shared.pos_query, base - 16 - row);
+    multiply_band<1>(shared.band[threadIdx.x / WARP], keys, shared.pos_query, base - 16 - row);
 }
 
 // score[i, j] += what the warp of key j has computed. The distances of its band begin at first query − its last key.
@@ -94,7 +105,7 @@ __device__ inline void add_p2c(float (&score)[KEY_TILES][4], const WindowShared&
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             const int i = row + g + e / 2 * 8, j = 8 * n + 2 * t + e % 2;
-            score[n][e] += shared.band[j / 16][j % 16 * BAND_STRIDE + i + 16 - j % 16];
+            score[n][e] += shared.band[j / 16][j % 16 * BAND_STRIDE + i + 8 - j % 8];
         }
     }
 }
@@ -109,40 +120,55 @@ __device__ inline int single_slot(const int* slots, const int* runs, int first_q
     return runs[at] >= most + max_length - 1 ? slots[at] : -1;
 }
 
-#if defined(PRECISION_F16) || defined(PRECISION_BF16)
-__device__ inline float element(u32 operand, int e) { return to_float(Real{u16(operand >> 16 * e)}); }
-#else
-__device__ inline float element(u32 operand, int) { return __uint_as_float(operand); }
-#endif
+// A lane's part of a position row: what it has of each row of the operand a in which all rows are this one, and of each
+// column of the operand b in which all columns are.
+struct Position { u32 at[STEPS][2]; };
 
-// Q_i·position of the lane's two rows, from the fragments of the queries: each lane of four has a part of each row.
-__device__ inline void multiply_rows(float (&product)[2], const Rows& rows, const Real* position) {
+__device__ inline void load_position(Position& position, const Real* row) {
     const int t = threadIdx.x % 4;
-    product[0] = product[1] = 0;
 #pragma unroll
     for (int k = 0; k < STEPS; k++) {
 #pragma unroll
-        for (int r = 0; r < 4; r++) {
-#pragma unroll
-            for (int e = 0; e < CHUNK / 4; e++) {
-                const int d = k * STEP + r / 2 * CHUNK + t * (CHUNK / 4) + e;
-                if (d < HEAD_SIZE) product[r % 2] += element(rows.query[k][r], e) * to_float(position[d]);
-            }
+        for (int half = 0; half < 2; half++) {
+            const int d = k * STEP + half * CHUNK + t * (CHUNK / 4);
+            position.at[k][half] = d < HEAD_SIZE ? rounded(*reinterpret_cast<const u32*>(row + d), Real()) : 0;
         }
     }
-#pragma unroll
-    for (int half = 0; half < 2; half++) product[half] = row_sum(product[half]);
 }
 
-// K_j·position of every key of the tile: two threads a key.
-__device__ inline void multiply_column(WindowShared& shared, const Real* position) {
-    const int j = threadIdx.x / 2;
-    float sum = 0;
-    for (int d = threadIdx.x % 2; d < HEAD_SIZE; d += 2) {
-        sum += to_float(shared.key.at[j * STRIDE + d]) * to_float(position[d]);
+// Q_i·position of the lane's two rows.
+__device__ inline void multiply_rows(float (&product)[2], const Rows& rows, const Position& position) {
+    float d[4] = {};
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) multiply_add<Real>(d, rows.query[k], position.at[k]);
+    product[0] = d[0];
+    product[1] = d[2];
+}
+
+// K_j·position of the warp's 16 keys.
+__device__ inline void multiply_column(WindowShared& shared, const Position& position, int row) {
+    float d[2][4] = {};
+#pragma unroll
+    for (int k = 0; k < STEPS; k++) {
+        const u32 a[4] = {position.at[k][0], position.at[k][0], position.at[k][1], position.at[k][1]};
+        u32 b[4];
+        load_b(b, shared.key.at, row, k * STEP);
+        multiply_pair(d[0], d[1], a, b);
     }
-    sum += __shfl_xor_sync(EVERY_LANE, sum, 1);
-    if (threadIdx.x % 2 == 0) shared.column[j] = sum;
+    const int lane = threadIdx.x % WARP;
+    if (lane < 4) {
+        store_pair(shared.column, row + 2 * lane, d[0][0], d[0][1]);
+        store_pair(shared.column, row + 8 + 2 * lane, d[1][0], d[1][1]);
+    }
+}
+
+// score[i, j] += K_j·position
+__device__ inline void add_column(float (&score)[KEY_TILES][4], const WindowShared& shared) {
+#pragma unroll
+    for (int n = 0; n < KEY_TILES; n++) {
+#pragma unroll
+        for (int e = 0; e < 4; e++) score[n][e] += shared.column[8 * n + 2 * (threadIdx.x % 4) + e % 2];
+    }
 }
 
 // ---- the kernel
@@ -157,68 +183,78 @@ template <bool SINGLE> __device__ inline void attend(ATTENTION_PARAMETERS) {
     const bool positions = pos_key || pos_query;
     const Real* keys = key + i64(begin) * key_stride + column;
     const Real* values = value + i64(begin) * value_stride + column;
-    const Real* position_keys = pos_key + column;
-    const Real* position_queries = pos_query + column;
+    const Real* position_keys = pos_key ? pos_key + column : nullptr;
+    const Real* position_queries = pos_query ? pos_query + column : nullptr;
 
     clear_padding(shared.key.at, TILE);
     clear_padding(shared.value.at, TILE);
     clear_padding(shared.pos_key, WINDOW);
     clear_padding(shared.pos_query, WINDOW);
-    Rows rows;
-    load_queries(rows, shared.key, query + i64(begin) * query_stride + column, first_query, length, query_stride);
-    copy_tile(shared.key, keys, 0, length, key_stride);
-
-    float of_rows[2] = {0, 0};  // c2p of the lane's two rows in the slot `scored`
-    int scored = -1;
+    // The queries come by way of the tile of values, while the first keys and the first window travel.
+    copy_tile(shared.value, query + i64(begin + first_query) * query_stride + column, length - first_query, query_stride);
+    copy_async_commit();
+    copy_tile(shared.key, keys, length, key_stride);
     int slot = SINGLE && positions ? single_slot(slots, runs, first_query, 0, length, max_length) : -1;
     bool windowed = positions && slot < 0;
     if (windowed) {
-        const int first = first_query - TILE;
-        if (pos_key) copy_window(shared.pos_key, position_keys, slots, first, WINDOW, max_length, pos_key_stride);
-        if (pos_query) copy_window(shared.pos_query, position_queries, slots, first, WINDOW, max_length, pos_query_stride);
+        copy_window<WINDOW>(
+            shared, position_keys, position_queries, slots, first_query - TILE, max_length, pos_key_stride, pos_query_stride);
     }
     copy_async_commit();
+    Rows rows;
+    load_queries(rows, shared.value);
+    float of_rows[2] = {0, 0};  // c2p of the lane's two rows where the tile has one slot
+    int scored = -1;            // the slot that `of_slot` is of
+    float of_slot[2] = {0, 0};
     for (int first_key = 0; first_key < length; first_key += TILE) {
-        const int base = first_query - first_key;
-        copy_tile(shared.value, values, first_key, length, value_stride);
+        const int base = first_query - first_key, left = length - first_key;
+        copy_tile(shared.value, values + i64(first_key) * value_stride, left, value_stride);
         copy_async_commit();
-        // 1. Q·Kᵀ and c2p, once keys and window have arrived.
-        copy_async_wait<1>();
-        __syncthreads();
-        float score[KEY_TILES][4];
-        multiply_keys(score, rows, shared.key);
-        if (windowed && pos_key) add_c2p(score, rows, shared, row, base);
-        if (windowed && pos_query) multiply_p2c(shared, row, base);
-        if (slot >= 0 && pos_query) multiply_column(shared, position_queries + i64(slot) * pos_query_stride);
-        __syncthreads();
-        // 2. The next keys, and the half of the next window that is not there: all of it where there was none.
-        const bool last = first_key + TILE >= length;
+        const bool last = left <= TILE;
         const int next_slot = SINGLE && positions && !last
             ? single_slot(slots, runs, first_query, first_key + TILE, length, max_length) : -1;
         const bool next_windowed = positions && next_slot < 0 && !last;
-        copy_tile(shared.key, keys, first_key + TILE, length, key_stride);
-        if (next_windowed) {
-            const int first = base - WINDOW, count = windowed ? TILE : WINDOW;
-            if (pos_key) copy_window(shared.pos_key, position_keys, slots, first, count, max_length, pos_key_stride);
-            if (pos_query) copy_window(shared.pos_query, position_queries, slots, first, count, max_length, pos_query_stride);
+        // 1. c2p and Q·Kᵀ, once keys and window have arrived; and what the warp's keys are to the queries of others.
+        copy_async_wait<1>();
+        __syncthreads();
+        float score[KEY_TILES][4];
+        if (windowed && pos_key) {
+            start_with_c2p(score, rows, shared, row, base);
+        } else {
+            clear(score);
         }
-        copy_async_commit();
-        // 3. p2c; or, in a tile of one slot, a number a row and a number a column.
-        if (windowed && pos_query) add_p2c(score, shared, row);
+        multiply_keys(score, rows, shared.key);
+        if (windowed && pos_query) multiply_p2c(shared, row, base);
         if (slot >= 0) {
-            if (pos_key && slot != scored) multiply_rows(of_rows, rows, position_keys + i64(slot) * pos_key_stride);
-            scored = slot;
-#pragma unroll
-            for (int n = 0; n < KEY_TILES; n++) {
-#pragma unroll
-                for (int e = 0; e < 4; e++) {
-                    score[n][e] += of_rows[e / 2];
-                    if (pos_query) score[n][e] += shared.column[8 * n + 2 * (threadIdx.x % 4) + e % 2];
-                }
+            Position position;
+            if (pos_query) {
+                load_position(position, position_queries + i64(slot) * pos_query_stride);
+                multiply_column(shared, position, row);
+            }
+            if (pos_key && slot != scored) {
+                load_position(position, position_keys + i64(slot) * pos_key_stride);
+                multiply_rows(of_slot, rows, position);
+                scored = slot;
             }
         }
+        __syncthreads();
+        // 2. The next keys, and the half of the next window that is not there: all of it where there was none.
+        copy_tile(shared.key, keys + i64(first_key + TILE) * key_stride, left - TILE, key_stride);
+        if (next_windowed && windowed) {
+            copy_window<TILE>(
+                shared, position_keys, position_queries, slots, base - WINDOW, max_length, pos_key_stride, pos_query_stride);
+        } else if (next_windowed) {
+            copy_window<WINDOW>(
+                shared, position_keys, position_queries, slots, base - WINDOW, max_length, pos_key_stride, pos_query_stride);
+        }
+        copy_async_commit();
+        // 3. p2c; in a tile of one slot it is a number a column, and c2p a number a row.
+        if (windowed && pos_query) add_p2c(score, shared, row);
+        if (slot >= 0 && pos_query) add_column(score, shared);
+#pragma unroll
+        for (int half = 0; half < 2; half++) of_rows[half] = slot >= 0 ? of_slot[half] : 0;
         // 4. Softmax, and the values once they have arrived.
-        online_softmax(score, rows, length - first_key, LOG2_E / scale);
+        online_softmax(score, rows, of_rows, left, LOG2_E / scale);
         copy_async_wait<1>();
         __syncthreads();
         multiply_values(rows, score, shared.value);

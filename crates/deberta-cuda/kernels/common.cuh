@@ -12,6 +12,37 @@ typedef float Real;
 #error "define PRECISION_F32, PRECISION_TF32, PRECISION_F16 or PRECISION_BF16"
 #endif
 
+// Elements in 16 bytes: what a thread takes of a row at once, where the row begins at a multiple of them.
+#define CHUNK int(16 / sizeof(Real))
+
+__device__ inline bool begins_a_chunk(const void* at) { return reinterpret_cast<unsigned long long>(at) % 16 == 0; }
+
+__device__ inline void load_chunk(float (&x)[CHUNK], const Real* at) {
+    u32 words[4];
+    load_16(words, at);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#if defined(PRECISION_F16) || defined(PRECISION_BF16)
+        x[2 * i] = to_float(Real{u16(words[i])});
+        x[2 * i + 1] = to_float(Real{u16(words[i] >> 16)});
+#else
+        x[i] = __uint_as_float(words[i]);
+#endif
+    }
+}
+__device__ inline void store_chunk(Real* at, const float (&x)[CHUNK]) {
+    u32 words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+#if defined(PRECISION_F16) || defined(PRECISION_BF16)
+        words[i] = packed<Real>(x[2 * i], x[2 * i + 1]);
+#else
+        words[i] = __float_as_uint(x[i]);
+#endif
+    }
+    store_16(at, words);
+}
+
 #define WARP 32
 #define EVERY_LANE 0xffffffffu
 #define NEGATIVE_INFINITY __uint_as_float(0xff800000u)
@@ -23,7 +54,6 @@ __device__ inline float warp_sum(float x) {
 }
 
 // The largest over a warp, in every lane; NaN where any lane has it.
-__device__ inline float nan_max(float a, float b) { return a != a || a > b ? a : b; }
 __device__ inline float warp_max(float x) {
     for (int lanes = WARP / 2; lanes > 0; lanes /= 2) x = nan_max(x, __shfl_xor_sync(EVERY_LANE, x, lanes));
     return x;

@@ -15,7 +15,7 @@ use crate::device::{Arg, Array, Device, Element, Launch, Matrix, Precision};
 use crate::error::CudaError;
 use crate::source::{File, Module};
 
-pub use attention::{Attention, Rung, Slots, Visible, runs};
+pub use attention::{Attention, Rung, Slots, Visible, longest_run, runs};
 pub use conv1d::ConvNorm;
 pub use embeddings::Embed;
 pub use layer_norm::{Norm, Residual};

@@ -54,8 +54,9 @@ impl<'a, D: Device> Pass<'a, D> {
         queries: Option<&'m Rows<D::Memory>>,
     ) -> Option<Slots<'m>> {
         let (slots, runs) = (self.staged.slots.view(), self.staged.runs.view());
+        let longest_run = self.staged.longest_run;
         let any = keys.is_some() || queries.is_some();
-        any.then(|| Slots { keys: keys.map(Rows::view), queries: queries.map(Rows::view), slots, runs })
+        any.then(|| Slots { keys: keys.map(Rows::view), queries: queries.map(Rows::view), slots, runs, longest_run })
     }
 
     /// Which row each row may attend to; absent where each may attend to all of its sequence.

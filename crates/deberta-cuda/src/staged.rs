@@ -6,7 +6,7 @@ use ndarray::{Array2, Axis};
 
 use crate::device::{Device, Memory};
 use crate::error::CudaError;
-use crate::ops::{Ops, runs};
+use crate::ops::{Ops, longest_run, runs};
 use crate::packing::{MaskRows, Packing, index};
 use crate::tensors::{List, Rows};
 
@@ -38,6 +38,7 @@ pub(crate) struct Staged<M> {
     pub(crate) slots: List<M, i32>,
     /// Where the stretches of one row end in [`Self::slots`].
     pub(crate) runs: List<M, i32>,
+    pub(crate) longest_run: usize,
     /// The rows whose words are predicted, \[M\], where not all are.
     pub(crate) labelled: Option<List<M, i32>>,
 }
@@ -142,6 +143,7 @@ impl<M: Memory> Staged<M> {
             decoder_mask: StagedMask::new(device, given.decoder_mask.as_ref())?,
             slots: list(&given.slots)?,
             runs: list(&given.runs)?,
+            longest_run: longest_run(&given.runs),
             labelled: given.labelled.as_ref().map(list).transpose()?,
         })
     }

@@ -39,6 +39,8 @@ pub struct Slots<'m> {
     pub slots: Array<'m, i32>,
     /// [`runs`] of `slots`.
     pub runs: Array<'m, i32>,
+    /// [`longest_run`] of `runs`.
+    pub longest_run: usize,
 }
 
 /// Which key each query may attend to: for sequence b of length L, [L, L] flags from `starts[b]` on.
@@ -90,6 +92,11 @@ pub fn runs(slots: &[i32]) -> Vec<i32> {
     runs
 }
 
+/// How many neighbouring entries are equal at most.
+pub fn longest_run(runs: &[i32]) -> usize {
+    runs.iter().zip(0..).map(|(&last, first)| (last - first + 1) as usize).max().unwrap_or(0)
+}
+
 impl Rung {
     /// Every rung, in the order of the ladder.
     pub const ALL: [Self; 5] = [Self::Plain, Self::Tiled, Self::Mma, Self::Window, Self::Slots];
@@ -121,9 +128,13 @@ impl Rung {
         }
     }
 
-    /// The best rung that does what is asked, on a device with `limit` bytes of shared memory a block.
+    /// The best rung that does what is asked, on a device with `limit` bytes of shared memory a block. Where no row of the position
+    /// tables serves all distances of a whole tile, `slots` has nothing to tell apart, and costs more than it gains.
     pub fn best(attention: &Attention<'_>, precision: Precision, probabilities: bool, limit: usize) -> Self {
-        let fits = |rung: &Self| rung.check(attention, precision, probabilities, limit).is_ok();
+        let single = attention.positions.is_some_and(|positions| positions.longest_run >= 2 * TILE_Q - 1);
+        let fits = |rung: &Self| {
+            (single || *rung != Self::Slots) && rung.check(attention, precision, probabilities, limit).is_ok()
+        };
         Self::ALL.into_iter().rev().find(fits).unwrap_or(Self::Plain)
     }
 
@@ -190,8 +201,8 @@ impl Rung {
             Self::Plain => 4 * (max_length + THREADS as usize / 32),
             Self::Tiled => 4 * ((TILE_Q + 2 * TILED_K) * (head_size.next_multiple_of(4) + 4) + TILE_Q * (TILED_K + 4)),
             Self::Mma => 2 * tile_bytes(precision, head_size),
-            // Keys, values, and two windows of twice as many rows; the bands; a number a key.
-            Self::Window | Self::Slots => 6 * tile_bytes(precision, head_size) + 4 * (TILE_Q * 85 + TILE_Q),
+            // Keys, values, and two windows of twice as many rows; the bands.
+            Self::Window | Self::Slots => 6 * tile_bytes(precision, head_size) + 4 * TILE_Q * 72,
         }
     }
 
@@ -375,5 +386,7 @@ mod tests {
     fn runs_end_where_the_row_changes() {
         assert_eq!(runs(&[0, 0, 0, 1, 2, 2, 0]), [2, 2, 2, 3, 5, 5, 6]);
         assert_eq!(runs(&[]), [0; 0]);
+        assert_eq!(longest_run(&[2, 2, 2, 3, 5, 5, 6]), 3);
+        assert_eq!(longest_run(&[]), 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Every rung of the attention ladder against the equation, in `f64`.
 
-use deberta_cuda::ops::{Attention, Rung, Slots, Visible, runs};
+use deberta_cuda::ops::{Attention, Rung, Slots, Visible, longest_run, runs};
 use deberta_cuda::{CudaError, Device, Memory, Ops, Precision};
 use deberta_testkit::oracle::Rng;
 use ndarray::{Array2, Array3, s};
@@ -216,6 +216,7 @@ fn check(ops: &Ops<'_, EmulatedDevice>, rng: &mut Rng, rung: Rung, case: &Case) 
     });
     let cu_seqlens = Numbers::ints(device, std::iter::once(0).chain(bounds));
     let slots = Numbers::ints(device, operands.slots.iter().copied());
+    let longest_run = longest_run(&runs(&operands.slots));
     let runs = Numbers::ints(device, runs(&operands.slots));
     let visible = Numbers::flags(device, operands.visible.iter().copied());
     let starts = Numbers::longs(
@@ -236,6 +237,7 @@ fn check(ops: &Ops<'_, EmulatedDevice>, rng: &mut Rng, rung: Rung, case: &Case) 
             queries: case.p2c.then(|| operands.pos_query.matrix()),
             slots: slots.array(),
             runs: runs.array(),
+            longest_run,
         }),
         cu_seqlens: cu_seqlens.array(),
         max_length: case.max_length(),
@@ -366,27 +368,30 @@ fn mistakes_on_tensor_cores_are_noticed() {
             "multiply_values(rows, score, shared.value);\n        __syncthreads();",
             "multiply_values(rows, score, shared.value);",
         ),
-        (
-            Rung::Window,
-            both,
-            "    __syncwarp();\n#pragma unroll\n    for (int n = 0; n < KEY_TILES; n++) {",
-            "#pragma unroll\n    for (int n = 0; n < KEY_TILES; n++) {",
-        ),
+        (Rung::Window, both, "    __syncwarp();\n    const float* own", "    const float* own"),
         (Rung::Window, both, "    __syncwarp();\n}", "}"),
-        (Rung::Slots, both, "pos_query_stride);\n        __syncthreads();", "pos_query_stride);"),
+        (Rung::Slots, both, "        }\n        __syncthreads();\n        // 2.", "        }\n        // 2."),
         // Indices.
         (Rung::Mma, short, "8 * n + 2 * t + e % 2 >= keys_left", "8 * n + 2 * t + e % 2 > keys_left"),
         (Rung::Mma, both, "p2c[(i64(begin + j)", "p2c[(i64(begin + i)"),
-        (Rung::Window, both, "r - j + TILE]", "r - j + TILE - 1]"),
-        (Rung::Window, both, "shared.pos_query, base - 16 - row)", "shared.pos_query, base - 15 - row)"),
-        (Rung::Window, both, "base - WINDOW, count", "base - TILE, count"),
-        (Rung::Slots, both, "count = windowed ? TILE : WINDOW", "count = TILE"),
+        (Rung::Window, both, "g - 2 * t + TILE]", "g - 2 * t + TILE - 1]"),
+        (Rung::Window, both, "shared.pos_query, base - 16 - row)", "shared.pos_query, base - row)"),
+        (
+            Rung::Window,
+            both,
+            "copy_window<TILE>(\n                shared, position_keys, position_queries, slots, base - WINDOW",
+            "copy_window<TILE>(\n                shared, position_keys, position_queries, slots, base - TILE",
+        ),
+        (Rung::Slots, both, "if (next_windowed && windowed) {", "if (next_windowed) {"),
+        (Rung::Slots, both, "position.at[k][1], position.at[k][1]}", "position.at[k][0], position.at[k][1]}"),
+        (Rung::Slots, both, "slot >= 0 ? of_slot[half] : 0", "of_slot[half]"),
         (Rung::Slots, both, "first_query - min(first_key + TILE - 1, length - 1)", "first_query - first_key"),
         (Rung::Slots, both, "slot != scored", "scored < 0"),
         // Scales.
         (Rung::Mma, both, "LOG2_E / scale", "LOG2_E"),
-        (Rung::Mma, both, "rows.context[n][2 * half] *= shrink;", ""),
-        (Rung::Mma, both, "rows.sum[half] * shrink + row_sum(added)", "rows.sum[half] + row_sum(added)"),
+        (Rung::Mma, both, "rows.context[n][e] *= shrink[e / 2];", ""),
+        (Rung::Mma, both, "rows.sum[half] * shrink[half] + ", "rows.sum[half] + "),
+        (Rung::Mma, both, "1.0f / row_sum(rows.sum[half])", "1.0f / rows.sum[half]"),
     ] {
         notices(from, to, Precision::F16, |ops, rng| check(ops, rng, rung, &case));
     }

@@ -65,6 +65,8 @@ template <typename... A> constexpr int count(void (*)(A...)) { return sizeof...(
     extern "C" const int NAME##_parameters = emulator::count(NAME);                                          \
     extern "C" void NAME PARAMETERS
 
+#define RESIDENT_KERNEL(THREADS, BLOCKS, NAME, PARAMETERS) KERNEL(THREADS, NAME, PARAMETERS)
+
 template <typename Shared> inline Shared& shared_memory() {
     return *static_cast<Shared*>(emulator::shared_memory(sizeof(Shared), true));
 }
@@ -93,18 +95,36 @@ template <typename T> inline T from_float(float x);
 template <> inline float from_float<float>(float x) { return x; }
 template <> inline f16 from_float<f16>(float x) { return f16{emulator::float_to_f16(x)}; }
 template <> inline bf16 from_float<bf16>(float x) { return bf16{emulator::float_to_bf16(x)}; }
+template <typename T> inline u32 packed(float low, float high) {
+    return u32(from_float<T>(low).bits) | u32(from_float<T>(high).bits) << 16;
+}
+inline float nan_max(float a, float b) { return a != a || a > b ? a : b; }
+// As the GPU's, without its error.
+inline float normal_or_zero(float x) { return std::fabs(x) < 1.17549435e-38f ? 0.0f : x; }
+inline float exp2_fast(float x) { return normal_or_zero(exp2f(x)); }
+inline float reciprocal_fast(float x) { return normal_or_zero(1.0f / x); }
 inline u32 to_tf32(float x) {
     const u32 y = emulator::bits(x);
     return std::isfinite(x) ? (y + 0x1000u) & 0xffffe000u : y;
 }
 
+inline void load_16(u32 (&r)[4], const void* at) {
+    const uint4 all = *static_cast<const uint4*>(at);
+    r[0] = all.x, r[1] = all.y, r[2] = all.z, r[3] = all.w;
+}
+inline void store_16(void* at, const u32 (&r)[4]) { *static_cast<uint4*>(at) = uint4{r[0], r[1], r[2], r[3]}; }
+inline void store_pair(float* base, int at, float x, float y) { base[at] = x, base[at + 1] = y; }
 inline void copy_async_16(void* shared, const void* global, bool exists) {
     emulator::copy_async_16(shared, global, exists);
 }
 inline void copy_async_commit() { emulator::copy_async_commit(); }
 template <int PENDING> inline void copy_async_wait() { emulator::copy_async_wait(PENDING); }
-inline void load_matrices(u32 (&r)[4], const void* row) { emulator::load_matrices(r, row, false); }
-inline void load_matrices_transposed(u32 (&r)[4], const void* row) { emulator::load_matrices(r, row, true); }
+inline void load_matrices(u32 (&r)[4], const void* base, int bytes) {
+    emulator::load_matrices(r, static_cast<const u8*>(base) + bytes, false);
+}
+inline void load_matrices_transposed(u32 (&r)[4], const void* base, int bytes) {
+    emulator::load_matrices(r, static_cast<const u8*>(base) + bytes, true);
+}
 
 template <typename T> inline void multiply_add(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]);
 template <> inline void multiply_add<f16>(float (&d)[4], const u32 (&a)[4], const u32 (&b)[2]) {
