@@ -7,18 +7,29 @@
 #include "common.cuh"
 #include "activation.cuh"
 
-#define ACTIVATION_THREADS 256
+#define ACTIVATION_THREADS 128
 
-// A thread takes every (grid size)-th element, of `count` = N·width.
+// A thread takes 16 bytes of a row, of every (grid's height)-th row. GELU, which all released models have, is computed on all of
+// them at once where they begin at a multiple of 16 bytes.
 KERNEL(ACTIVATION_THREADS, bias_activation, (
     Real* x, const float* bias, int activation, int rows, int width, int stride
 )) {
-    const i64 count = i64(rows) * width;
-    const i64 step = i64(gridDim.x) * ACTIVATION_THREADS;
-    for (i64 i = i64(blockIdx.x) * ACTIVATION_THREADS + threadIdx.x; i < count; i += step) {
-        const i64 row = i / width;
-        const int column = int(i - row * width);
-        const float value = to_float(x[row * stride + column]);
-        x[row * stride + column] = from_float<Real>(activate(activation, bias ? value + bias[column] : value));
+    const int first = (blockIdx.x * ACTIVATION_THREADS + threadIdx.x) * CHUNK;
+    if (first >= width) return;
+    for (int row = blockIdx.y; row < rows; row += gridDim.y) {
+        Real* at = x + i64(row) * stride + first;
+        if (activation == GELU && first + CHUNK <= width && begins_a_chunk(at)) {
+            float values[CHUNK];
+            load_chunk(values, at);
+#pragma unroll
+            for (int e = 0; e < CHUNK; e++) values[e] = gelu(bias ? values[e] + bias[first + e] : values[e]);
+            store_chunk(at, values);
+            continue;
+        }
+#pragma unroll 1
+        for (int e = 0; e < CHUNK && first + e < width; e++) {
+            const float value = to_float(at[e]);
+            at[e] = from_float<Real>(activate(activation, bias ? value + bias[first + e] : value));
+        }
     }
 }

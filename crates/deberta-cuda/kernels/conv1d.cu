@@ -31,10 +31,18 @@ KERNEL(ROW_THREADS, conv_layer_norm, (
     const RowShared shared = row_shared(width);
     const i64 row = blockIdx.x;
     const bool there = !exists || exists[row];
-    for (int c = threadIdx.x; c < width; c += ROW_THREADS) {
-        // Zeroed before the activation, so an activation with act(0) ≠ 0 reaches masked rows.
-        const float y = there ? to_float(convolved[row * convolved_stride + c]) + (bias ? bias[c] : 0.0f) : 0.0f;
-        shared.row[c] = to_float(residual[row * residual_stride + c]) + activate(activation, y);
+    for (int i = 0; chunk_begin(i) < width; i++) {
+#pragma unroll 1
+        for (int e = 0; e < CHUNK; e++) {
+            const int c = chunk_begin(i) + e;
+            float sum = 0;
+            if (c < width) {
+                // Zeroed before the activation, so an activation with act(0) ≠ 0 reaches masked rows.
+                const float y = there ? to_float(convolved[row * convolved_stride + c]) + (bias ? bias[c] : 0.0f) : 0.0f;
+                sum = to_float(residual[row * residual_stride + c]) + activate(activation, y);
+            }
+            shared.row[chunk_place(i, e)] = sum;
+        }
     }
     normalize_row(out + row * out_stride, shared, gamma, beta, there, width, eps);
 }

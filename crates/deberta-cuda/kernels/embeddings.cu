@@ -6,14 +6,22 @@
 // the enhanced mask decoder, which is position + hidden state). One block a token; each table row is read once.
 #include "row.cuh"
 
-__device__ inline float embedding(
-    int column, i64 row, const int* ids, const Real* word, const int* position_ids, const Real* position,
+// The sum from column `first` on.
+__device__ inline void embedding(
+    float (&sum)[CHUNK], int first, i64 row, const int* ids, const Real* word, const int* position_ids, const Real* position,
     const int* type_ids, const Real* type, int word_stride, int width
 ) {
-    float sum = to_float(word[(ids ? ids[row] : row) * i64(word_stride) + column]);
-    if (position) sum += to_float(position[i64(position_ids[row]) * width + column]);
-    if (type) sum += to_float(type[i64(type_ids[row]) * width + column]);
-    return sum;
+    load_part(sum, word + (ids ? ids[row] : row) * i64(word_stride), first, width);
+    const Real* tables[] = {position, type};
+    const int* rows[] = {position_ids, type_ids};
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        if (!tables[i]) continue;
+        float more[CHUNK];
+        load_part(more, tables[i] + i64(rows[i][row]) * width, first, width);
+#pragma unroll
+        for (int e = 0; e < CHUNK; e++) sum[e] += more[e];
+    }
 }
 
 KERNEL(ROW_THREADS, embed_layer_norm, (
@@ -23,8 +31,10 @@ KERNEL(ROW_THREADS, embed_layer_norm, (
 )) {
     const RowShared shared = row_shared(width);
     const i64 row = blockIdx.x;
-    for (int c = threadIdx.x; c < width; c += ROW_THREADS) {
-        shared.row[c] = embedding(c, row, ids, word, position_ids, position, type_ids, type, word_stride, width);
+    for (int i = 0; chunk_begin(i) < width; i++) {
+        float sum[CHUNK];
+        embedding(sum, chunk_begin(i), row, ids, word, position_ids, position, type_ids, type, word_stride, width);
+        keep(shared, sum, i);
     }
     normalize_row(out + row * out_stride, shared, gamma, beta, !exists || exists[row], width, eps);
 }
@@ -35,8 +45,9 @@ KERNEL(ROW_THREADS, embed_sum, (
     const Real* type, int word_stride, int out_stride, int width
 )) {
     const i64 row = blockIdx.x;
-    for (int c = threadIdx.x; c < width; c += ROW_THREADS) {
-        const float sum = embedding(c, row, ids, word, position_ids, position, type_ids, type, word_stride, width);
-        out[row * out_stride + c] = from_float<Real>(sum);
+    for (int i = 0; chunk_begin(i) < width; i++) {
+        float sum[CHUNK];
+        embedding(sum, chunk_begin(i), row, ids, word, position_ids, position, type_ids, type, word_stride, width);
+        store_part(out + row * out_stride, sum, chunk_begin(i), width);
     }
 }

@@ -16,11 +16,21 @@ KERNEL(ROW_THREADS, layer_norm, (
     const RowShared shared = row_shared(width);
     const i64 row = blockIdx.x;
     const i64 of_residual = residual_rows ? residual_rows[row] : row;
-    for (int c = threadIdx.x; c < width; c += ROW_THREADS) {
-        float sum = to_float(x[row * x_stride + c]);
-        if (bias) sum += bias[c];
-        if (residual) sum += to_float(residual[of_residual * residual_stride + c]);
-        shared.row[c] = sum;
+    for (int i = 0; chunk_begin(i) < width; i++) {
+        const int first = chunk_begin(i);
+        float sum[CHUNK], more[CHUNK];
+        load_part(sum, x + row * x_stride, first, width);
+        if (bias) {
+            load_floats(more, bias, first, width);
+#pragma unroll
+            for (int e = 0; e < CHUNK; e++) sum[e] += more[e];
+        }
+        if (residual) {
+            load_part(more, residual + of_residual * residual_stride, first, width);
+#pragma unroll
+            for (int e = 0; e < CHUNK; e++) sum[e] += more[e];
+        }
+        keep(shared, sum, i);
     }
     normalize_row(out + row * out_stride, shared, gamma, beta, !exists || exists[row], width, eps);
 }

@@ -46,6 +46,11 @@ impl<'d, D: Device> Ops<'d, D> {
         Self { device, precision }
     }
 
+    /// The floats of a row that a block keeps in shared memory: whole chunks of every thread (`row_shared` in `row.cuh`).
+    fn row_floats(&self, width: usize) -> usize {
+        width.next_multiple_of(ROW_THREADS as usize * 16 / self.precision.bytes())
+    }
+
     /// Runs a kernel of `file` that gives a block each of `rows` rows. With `floats`, the block keeps so many in shared
     /// memory, and one a warp.
     fn launch_rows(

@@ -84,6 +84,6 @@ impl<D: Device> Ops<'_, D> {
             int(width),
             Arg::Float(conv.norm.eps),
         ];
-        self.launch_rows(File::Conv1d, "conv_layer_norm", rows, Some(width), &arguments)
+        self.launch_rows(File::Conv1d, "conv_layer_norm", rows, Some(self.row_floats(width)), &arguments)
     }
 }

@@ -55,7 +55,7 @@ impl<D: Device> Ops<'_, D> {
         arguments.extend([array("gamma", &norm.gamma, width), array("beta", &norm.beta, width)]);
         arguments.push(array_or_null("exists", exists, rows));
         arguments.extend([int(embed.word.stride()), int(out.stride()), int(width), Arg::Float(norm.eps)]);
-        self.launch_rows(File::Embeddings, "embed_layer_norm", rows, Some(width), &arguments)
+        self.launch_rows(File::Embeddings, "embed_layer_norm", rows, Some(self.row_floats(width)), &arguments)
     }
 
     /// # Shapes

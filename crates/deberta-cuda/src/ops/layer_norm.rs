@@ -62,6 +62,6 @@ impl<D: Device> Ops<'_, D> {
             int(width),
             Arg::Float(norm.eps),
         ];
-        self.launch_rows(File::LayerNorm, "layer_norm", rows, Some(width), &arguments)
+        self.launch_rows(File::LayerNorm, "layer_norm", rows, Some(self.row_floats(width)), &arguments)
     }
 }

@@ -136,8 +136,8 @@ fn mistakes_are_noticed() {
             "partial[threadIdx.x / WARP] = x;\n    float sum",
         ),
         // Indices.
-        ("x[row * x_stride + c]", "x[row * x_stride + c + 1]"),
-        ("if (bias) sum += bias[c];", "if (bias) sum += bias[0];"),
+        ("x + row * x_stride, first, width", "x + row * x_stride, 0, width"),
+        ("load_floats(more, bias, first, width)", "load_floats(more, bias, 0, width)"),
         ("residual_rows ? residual_rows[row] : row", "row"),
         ("lanes = WARP / 2; lanes > 0; lanes /= 2) x +=", "lanes = WARP / 4; lanes > 0; lanes /= 2) x +="),
         // Scales.
