@@ -20,23 +20,46 @@ pub const SETS: [&str; 3] = ["hf", "hf4", "microsoft"];
 /// norms of order one, of which `f32` holds seven digits; this leaves two of them to some hundred sums on the way.
 pub const BOUND_F32: f64 = 2e-5;
 
-/// The same for the shorter types where PyTorch's own error was not measured: units of the last place of the type, of order-one states, that a handful of layers
-/// may add up to. Half of one is the rounding of the output itself.
+/// The same for the shorter types where PyTorch's own error was not measured: units of the last place of the type, of order-one
+/// states, that a handful of layers may add up to. Half of one is the rounding of the output itself. Probabilities are not held to
+/// it, as a softmax makes more of the error of a state: they are held to what PyTorch's came to at most where they were measured.
 pub const UNITS: f64 = 16.0;
+
+/// The same for the context of attention alone ([`apart`]).
+pub const ATTENTION_UNITS: f64 = 2.0;
 
 /// How many times PyTorch's own error in the same precision an output may be off, where that was measured
 /// (`tools/goldens/half.py`): the same noise in another order.
 pub const HALF_FACTOR: f64 = 3.0;
 
+/// A unit in the last place of 1, in the types that are shorter than `f32`.
+fn unit(precision: Precision) -> Option<f64> {
+    match precision {
+        Precision::F32 => None,
+        Precision::Tf32 | Precision::F16 => Some(2f64.powi(-11)),
+        Precision::Bf16 => Some(2f64.powi(-8)),
+    }
+}
+
 /// The bound on an output whose largest number is `largest`, and on which PyTorch is `theirs` off.
 pub fn bound(precision: Precision, largest: f64, theirs: Option<f64>) -> f64 {
-    let unit = match precision {
-        Precision::F32 => return BOUND_F32 * largest.max(1.0),
-        Precision::Tf32 | Precision::F16 => 2f64.powi(-11),
-        Precision::Bf16 => 2f64.powi(-8),
+    let Some(unit) = unit(precision) else {
+        return BOUND_F32 * largest.max(1.0);
     };
     theirs.map_or(UNITS * unit * largest.max(1.0), |theirs| HALF_FACTOR * theirs.max(unit * largest))
 }
+
+/// How far a context of attention alone is from `exact`, and how far it may be. Operands are exact as they are stored, so in the
+/// shorter types a probability and the context are each rounded once, by half a unit, and in TF32 both factors of every product.
+pub fn apart(exact: &Array2<f64>, context: &Array2<f32>, precision: Precision) -> (f64, f64) {
+    let largest = exact.fold(0.0_f64, |largest, v| largest.max(v.abs()));
+    let differences = exact.iter().zip(context).map(|(e, &c)| (e - f64::from(c)).abs());
+    let apart = differences.fold(0.0_f64, |most, d| if d.is_nan() { f64::INFINITY } else { most.max(d) });
+    (apart, unit(precision).map_or(BOUND_F32, |unit| ATTENTION_UNITS * unit) * largest.max(1.0))
+}
+
+/// What the outputs that are probabilities are named.
+const PROBABILITIES: &str = "attentions.";
 
 /// PyTorch's own errors on a case, by precision and output.
 type Errors = BTreeMap<String, BTreeMap<String, f64>>;
@@ -55,6 +78,8 @@ pub struct Subject {
     profile: Profile,
     inputs: PathBuf,
     half: Errors,
+    /// PyTorch's largest error of a probability on any case, by precision.
+    half_probability: BTreeMap<String, f64>,
     /// Every output in `f64`, padding, states and probabilities included; computed when it is first asked for.
     exact: OnceCell<BTreeMap<String, ArrayD<f64>>>,
 }
@@ -87,6 +112,12 @@ pub fn subjects(fixtures: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Su
     let path = fixtures.join("half/hf.json");
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let mut half: HalfErrors = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let mut half_probability = BTreeMap::new();
+    for (precision, errors) in half.cases.values().flatten() {
+        let largest: &mut f64 = half_probability.entry(precision.clone()).or_default();
+        let probabilities = errors.iter().filter(|(output, _)| output.starts_with(PROBABILITIES));
+        *largest = probabilities.fold(*largest, |largest, (_, &error)| largest.max(error));
+    }
     let mut all = Vec::new();
     for set in SETS {
         let manifest = Manifest::read(&fixtures.join(set));
@@ -94,7 +125,8 @@ pub fn subjects(fixtures: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Su
             let name = format!("{set}/{}", case.name);
             if wanted(&name) {
                 let half = if set == "hf" { half.cases.remove(&case.name).unwrap_or_default() } else { Errors::new() };
-                all.push(Subject::open(&manifest.folder, case, name, half)?);
+                let half_probability = half_probability.clone();
+                all.push(Subject { half, half_probability, ..Subject::open(&manifest.folder, case, name)? });
             }
         }
     }
@@ -102,13 +134,14 @@ pub fn subjects(fixtures: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<Su
 }
 
 impl Subject {
-    fn open(folder: &Path, case: &Case, name: String, half: Errors) -> Result<Self, Error> {
+    fn open(folder: &Path, case: &Case, name: String) -> Result<Self, Error> {
         Ok(Self {
             directory: ModelDirectory::open(&folder.join(&case.model))?,
             head: case.head.parse().unwrap_or_else(|problem| panic!("{name}: {problem}")),
             profile: Profile::from_name(&case.profile).unwrap_or_else(|| panic!("{name}: no profile {}", case.profile)),
             inputs: folder.join(&case.golden["f64"]),
-            half,
+            half: Errors::new(),
+            half_probability: BTreeMap::new(),
             exact: OnceCell::new(),
             name,
         })
@@ -184,7 +217,9 @@ impl Subject {
     /// How far PyTorch's own output in this precision is from `f64`. A loss is a single draw, which may hit zero by luck: its
     /// noise is that of the logits that it averages.
     fn theirs(&self, precision: Precision, output: &str) -> Option<f64> {
-        let errors = self.half.get(precision.name())?;
+        let Some(errors) = self.half.get(precision.name()) else {
+            return self.half_probability.get(precision.name()).copied().filter(|_| output.starts_with(PROBABILITIES));
+        };
         let of = |name: &str| errors.get(name).copied();
         if output != "loss" {
             return of(output);
