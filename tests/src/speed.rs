@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 
 use deberta_cuda::measure::product_times;
+use deberta_cuda::ops::Rung;
 use deberta_cuda::{CudaError, Device, Model, Precision};
 use deberta_ref::{DebertaV2Config, Head, Inputs, Profile, schema};
 use ndarray::{ArrayD, CowArray, IxDyn};
+
+use crate::attention::{Given, Operands};
 
 /// One shape, measured.
 #[derive(Clone, Debug)]
@@ -28,6 +31,14 @@ pub fn v3_base() -> DebertaV2Config {
         "vocab_size": 128_100, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
         "intermediate_size": 3072, "position_biased_input": false, "relative_attention": true, "position_buckets": 256,
         "pos_att_type": "p2c|c2p", "share_att_key": true, "norm_rel_ebd": "layer_norm", "max_position_embeddings": 512,
+    }))
+}
+
+/// The configuration of attention alone, with the buckets of the released models.
+pub fn attention(heads: usize, head_size: usize) -> DebertaV2Config {
+    config(serde_json::json!({
+        "hidden_size": heads * head_size, "num_attention_heads": heads, "relative_attention": true, "pos_att_type": "c2p|p2c",
+        "position_buckets": 256, "max_position_embeddings": 512,
     }))
 }
 
@@ -101,4 +112,30 @@ pub fn product_rate<D: Device>(device: &D, precision: Precision, side: usize) ->
     let times = product_times(device, precision, side, 5)?;
     let fastest = times.iter().min().map_or(f64::INFINITY, std::time::Duration::as_secs_f64);
     Ok(2.0 * (side as f64).powi(3) / fastest)
+}
+
+/// Seconds of attention alone by each kernel of the ladder, in its order, over random operands; absent where one does not serve.
+///
+/// # Errors
+/// What the device cannot do.
+pub fn ladder<D: Device>(
+    device: &D,
+    precision: Precision,
+    config: &DebertaV2Config,
+    sequences: usize,
+    length: usize,
+) -> Result<Vec<(Rung, Option<f64>)>, CudaError> {
+    let given = Given::upload(device, precision, &operands(config, &vec![length; sequences]))?;
+    let timed = Rung::ALL.into_iter().map(|rung| match given.time(device, rung, 3) {
+        Ok((seconds, _)) => Ok((rung, seconds.into_iter().reduce(f64::min))),
+        Err(CudaError::Unsupported { .. }) => Ok((rung, None)),
+        Err(error) => Err(error),
+    });
+    timed.collect()
+}
+
+/// Random operands of attention alone, between −1.6 and 1.6.
+pub fn operands(config: &DebertaV2Config, lengths: &[usize]) -> Operands {
+    let mut number = numbers();
+    Operands::random(config, lengths, || 40.0 * number())
 }

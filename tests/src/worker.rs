@@ -8,24 +8,26 @@
 //!                                                       → {"loaded": true}; with `replay`, passes are recorded once
 //! {"do": "run", "file": INPUTS, "repeat": N}            → {"seconds": [one a pass], "bytes": taken on the GPU}
 //! {"do": "save", "file": INPUTS, "to": FILE}            → {"saved": true}: last_hidden_state
-//! {"do": "attention", "file": OPERANDS, "to": FILE, "precision": P, "heads": H, "buckets": …, "positions": …, "repeat": N}
-//!                                                       → {"seconds": [one a call], "bytes": taken on the GPU}
+//! {"do": "attention", "file": OPERANDS, "to": FILE, "precision": P, "heads": H, "buckets": …, "positions": …, "repeat": N, "rung": …}
+//!                                                       → {"seconds": [one a call], "bytes": taken on the GPU, "kernel": its rung}
 //! ```
 //!
 //! An answer may be `{"error": sentence}` as well. The operands of attention are `query`, `key` and `value` [N, H·D], `pos_key` and
-//! `pos_query` [R, H·D], and `starts` \[B + 1\] in i64; `context` [N, H·D] goes to FILE.
-
-mod attention;
+//! `pos_query` [R, H·D], and `starts` \[B + 1\] in i64; `context` [N, H·D] goes to FILE. Without `rung` it is the kernel that a model would choose.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::io::{BufRead, Write};
 use std::path::Path;
 
+use deberta_cuda::ops::Rung;
 use deberta_cuda::{Device, Model, Precision};
 use deberta_ref::{Head, Inputs, Keep, ModelDirectory, NamedTensors, Profile, TensorData, Trace, read_inputs};
+use ndarray::Array2;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
+use crate::attention::{Given, Operands};
 use crate::speed;
 
 type Answer = Result<Value, Box<dyn Error>>;
@@ -77,10 +79,50 @@ fn answer<'d, D: Device>(device: &'d D, model: &mut Option<Model<&'d D>>, reques
             write(request, "last_hidden_state", states)?;
             Ok(json!({ "saved": true }))
         }
-        Some("attention") => attention::time(device, request),
+        Some("attention") => attention(device, request),
         Some(other) => Err(format!("unknown request `{other}`").into()),
         None => Err("no `do`".into()),
     }
+}
+
+/// Attention alone, by the kernel that is asked for or else the one that a model would choose.
+fn attention<D: Device>(device: &D, request: &Value) -> Answer {
+    let bytes = std::fs::read(path(request, "file")?)?;
+    let file = SafeTensors::deserialize(&bytes)?;
+    let heads = number(request, "heads")?;
+    let query = matrix(&file, "query")?;
+    let config = speed::config(json!({
+        "hidden_size": query.ncols(), "num_attention_heads": heads, "relative_attention": true, "pos_att_type": "c2p|p2c",
+        "position_buckets": number(request, "buckets")?, "max_position_embeddings": number(request, "positions")?,
+    }));
+    device.trim();
+    let operands = Operands::new(config, int_list(&file, "starts")?, |name| matrix(&file, name))?;
+    let given = Given::upload(device, precision(request)?, &operands)?;
+    let rung = match request["rung"].as_str() {
+        Some(name) => Rung::from_name(name).ok_or_else(|| format!("`{name}` is no kernel of attention"))?,
+        None => given.best(device),
+    };
+    let (seconds, context) = given.time(device, rung, number(request, "repeat")?)?;
+    write(request, "context", TensorData::new(&context.view().into_dyn()))?;
+    Ok(json!({ "seconds": seconds, "bytes": device.taken(), "kernel": rung.name() }))
+}
+
+fn matrix(file: &SafeTensors<'_>, name: &str) -> Result<Array2<f32>, Box<dyn Error>> {
+    let tensor = file.tensor(name)?;
+    let (Dtype::F32, &[rows, columns]) = (tensor.dtype(), tensor.shape()) else {
+        return Err(format!("`{name}` is no matrix in f32").into());
+    };
+    let numbers = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    Ok(Array2::from_shape_vec((rows, columns), numbers.collect())?)
+}
+
+fn int_list(file: &SafeTensors<'_>, name: &str) -> Result<Vec<i32>, Box<dyn Error>> {
+    let tensor = file.tensor(name)?;
+    if tensor.dtype() != Dtype::I64 {
+        return Err(format!("`{name}` is not in i64").into());
+    }
+    let wide = tensor.data().chunks_exact(8).map(|b| i64::from_le_bytes(b.try_into().unwrap_or_default()));
+    Ok(wide.map(i32::try_from).collect::<Result<_, _>>()?)
 }
 
 fn write(request: &Value, name: &str, tensor: TensorData) -> Result<(), Box<dyn Error>> {

@@ -11,7 +11,8 @@ use std::collections::BTreeSet;
 
 use deberta_cuda::{Module, Precision, ops::Rung};
 use deberta_testkit::fixtures;
-use deberta_tests::parity::{Finding, subjects};
+use deberta_tests::attention::Given;
+use deberta_tests::parity::{self, Finding, subjects};
 use deberta_tests::speed;
 use emulator::EmulatedDevice;
 
@@ -107,11 +108,34 @@ fn the_cases_under_the_sanitizer_call_every_kernel() {
     let ran: BTreeSet<&str> = device.ran.take().into_iter().collect();
     let texts: Vec<String> = Module::all().map(|module| module.text()).collect();
     let lines = texts.iter().flat_map(|text| text.lines());
-    let kernels: BTreeSet<&str> = lines.filter_map(|line| line.strip_prefix("KERNEL(")?.split(", ").nth(1)).collect();
+    let kernels: BTreeSet<&str> = lines.filter_map(kernel).collect();
     assert!(kernels.len() > 15, "{kernels:?}");
     // The emulator has products of its own; under the sanitizer they are those of `gemm`. `to_f32` serves traces alone.
     let missed: Vec<_> = kernels.difference(&ran).filter(|kernel| !["gemm", "to_f32"].contains(kernel)).collect();
     assert!(missed.is_empty(), "not called: {missed:?}");
+}
+
+/// The name of the kernel that a line declares.
+fn kernel(line: &str) -> Option<&str> {
+    let (plain, resident) = (line.strip_prefix("KERNEL("), line.strip_prefix("RESIDENT_KERNEL("));
+    plain.and_then(|rest| rest.split(", ").nth(1)).or_else(|| resident?.split(", ").nth(2))
+}
+
+/// The buckets and heads of the released models, which no fixture has: `gpu_check` does it on longer sequences.
+#[test]
+fn attention_alone_is_the_equation() {
+    let operands = speed::operands(&speed::attention(1, 64), &[65, 130]);
+    for (precision, rung) in [
+        (Precision::F32, Rung::Tiled),
+        (Precision::Tf32, Rung::Mma),
+        (Precision::F16, Rung::Window),
+        (Precision::Bf16, Rung::Slots),
+    ] {
+        let device = EmulatedDevice::new(0);
+        let (_, context) = Given::upload(&device, precision, &operands).unwrap().time(&device, rung, 1).unwrap();
+        let (apart, bound) = parity::apart(&operands.exact(precision), &context, precision);
+        assert!(apart <= bound, "{}: {apart:e} from f64, {bound:e} allowed", rung.name());
+    }
 }
 
 /// Not how fast: that what measures it measures what it says.
@@ -127,4 +151,7 @@ fn measuring_runs() {
     // By hand: 2 layers, 10 tokens, each 2·(4·12² + 2·12·20) + 4·5·12.
     assert_eq!(measured.operations, f64::from(2 * 10 * (2 * (4 * 144 + 480) + 240)));
     assert!(speed::product_rate(&EmulatedDevice::new(0), Precision::F32, 32).unwrap() > 0.0);
+    let ladder = speed::ladder(&EmulatedDevice::new(0), Precision::F32, &speed::attention(1, 16), 1, 5).unwrap();
+    let served: Vec<Rung> = ladder.iter().filter(|(_, s)| s.is_some_and(|s| s > 0.0)).map(|(rung, _)| *rung).collect();
+    assert_eq!(served, [Rung::Plain, Rung::Tiled]);
 }

@@ -6,7 +6,7 @@
 //! `gpu_check [--fixtures FOLDER] --heads`
 //!
 //! Cases are those that have one of the parts in their names. `--own-products` leaves cublasLt aside, so that a sanitizer sees
-//! our kernels and no others. `--card` prints the card's name and does nothing else; `--heads` the sizes of the heads of all
+//! our kernels and no others, and replays nothing, as that would launch the same ones again. `--card` prints the card's name and does nothing else; `--heads` the sizes of the heads of all
 //! models, which needs no GPU. Exit code 0: all within bounds; 1: something is not; 2: it could not run.
 
 use std::collections::BTreeSet;
@@ -15,8 +15,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use deberta_cuda::ops::Rung;
-use deberta_cuda::{CudaDevice, Device, Precision};
-use deberta_tests::parity::{Finding, Subject, subjects};
+use deberta_cuda::{CudaDevice, CudaError, Device, Precision};
+use deberta_tests::attention::Given;
+use deberta_tests::parity::{self, Finding, Subject, subjects};
 use deberta_tests::speed;
 
 type Failure = Box<dyn std::error::Error>;
@@ -97,35 +98,42 @@ fn run(options: &Options) -> Result<bool, Failure> {
     println!("- Driver's CUDA version: {}", device.driver_version()?);
     println!("- Products: {}\n", if device.has_cublas_lt() { "cublasLt" } else { "our own kernel" });
     if options.speed {
-        return measure(&device, &options.precisions).map(|()| true);
+        measure(&device, &options.precisions)?;
+        return ladder(&device, &options.precisions).map(|()| true);
     }
     let subjects = subjects(&options.fixtures, wanted)?;
     if subjects.is_empty() {
         let parts = options.only.join("`, `");
         return Err(format!("no case of {} has `{parts}` in its name", options.fixtures.display()).into());
     }
+    let mut fine = !options.rungs || ladder_parity(&device, &options.precisions)?;
     println!("| precision | attention | cases | outputs | beyond | worst share of its bound | where | s |");
     println!("|---|---|---|---|---|---|---|---|");
-    let mut fine = true;
     let rungs: Vec<Option<Rung>> = match options.rungs {
         true => Rung::ALL.into_iter().map(Some).collect(),
         false => vec![None],
     };
     for &precision in &options.precisions {
         for &rung in &rungs {
-            fine &= parity(&device, &subjects, precision, rung);
+            fine &= suite(&device, &subjects, precision, rung);
         }
-        fine &= replays(&device, &subjects, precision);
+        if !options.own_products {
+            fine &= replays(&device, &subjects, precision);
+        }
     }
     Ok(fine)
 }
 
 /// One row of the table: all cases in one precision by one kernel of attention. A case that fails does not hide the others.
-fn parity(device: &CudaDevice, subjects: &[Subject], precision: Precision, rung: Option<Rung>) -> bool {
+fn suite(device: &CudaDevice, subjects: &[Subject], precision: Precision, rung: Option<Rung>) -> bool {
     let begin = Instant::now();
     let name = rung.map_or("best", Rung::name);
     let (mut all, mut failed): (Vec<Finding>, Vec<String>) = Default::default();
-    for subject in subjects {
+    // Others it refuses, but only after all that comes before attention.
+    let serves = |rung: Rung, heads| rung.file().supports(precision) && rung.file().takes_heads(precision, heads);
+    let subjects: Vec<_> =
+        subjects.iter().filter(|subject| rung.is_none_or(|rung| serves(rung, subject.head_size()))).collect();
+    for subject in &subjects {
         match subject.check(device, precision, rung) {
             Ok(found) => all.extend(found),
             Err(error) => failed.push(format!("{}: {error}", subject.name)),
@@ -151,6 +159,35 @@ fn parity(device: &CudaDevice, subjects: &[Subject], precision: Precision, rung:
     );
     say(&beyond);
     beyond.is_empty()
+}
+
+/// The lengths of the sequences that attention alone is checked on: below, at and above a tile, and so long that tiles of a single
+/// slot lie on both sides of those of many.
+const LENGTHS: [usize; 7] = [1, 63, 64, 65, 200, 513, 1500];
+
+/// A table of its own: attention alone by every kernel, heads of 64 and the buckets of the released models, which no fixture has.
+fn ladder_parity(device: &CudaDevice, precisions: &[Precision]) -> Result<bool, Failure> {
+    let config = speed::attention(2, 64);
+    let operands = speed::operands(&config, &LENGTHS);
+    println!("| attention alone, sequences of {LENGTHS:?} | largest difference from f64 | allowed |");
+    println!("|---|---|---|");
+    let mut fine = true;
+    for &precision in precisions {
+        let exact = operands.exact(precision);
+        let given = Given::upload(device, precision, &operands)?;
+        for rung in Rung::ALL {
+            let context = match given.time(device, rung, 1) {
+                Ok((_, context)) => context,
+                Err(CudaError::Unsupported { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let (apart, bound) = parity::apart(&exact, &context, precision);
+            fine &= apart <= bound;
+            println!("| {}, {} | {apart:.1e} | {bound:.1e} |", precision.name(), rung.name());
+        }
+    }
+    println!();
+    Ok(fine)
 }
 
 /// Another row: whether passes that replay a recording return what others do.
@@ -216,6 +253,25 @@ fn measure(device: &CudaDevice, precisions: &[Precision]) -> Result<(), Failure>
                 peak / 1e12,
                 taken as f64 / 1048576.0
             );
+        }
+    }
+    Ok(())
+}
+
+/// Attention alone by every kernel of the ladder, on the shapes of v3-base, 8192 tokens a batch.
+fn ladder(device: &CudaDevice, precisions: &[Precision]) -> Result<(), Failure> {
+    println!("\n| attention alone, ms | batch | {} |", Rung::ALL.map(Rung::name).join(" | "));
+    println!("|---|---|{}", "---|".repeat(Rung::ALL.len()));
+    for &precision in precisions.iter().rev() {
+        for length in [128, 512, 2048, 8192] {
+            let sequences = 8192 / length;
+            device.trim();
+            let timed = speed::ladder(device, precision, &speed::v3_base(), sequences, length)?;
+            let cells = timed.iter().map(|(_, seconds)| match seconds {
+                Some(seconds) => format!("{:.3}", seconds * 1e3),
+                None => "–".to_owned(),
+            });
+            println!("| {} | {sequences}×{length} | {} |", precision.name(), Vec::from_iter(cells).join(" | "));
         }
     }
     Ok(())
