@@ -5,8 +5,8 @@
     tools/bench_gpu --report docs/gpu/DATE-CARD-bench.json  # only write the page and the picture again
 
 Whole models (random weights of the published sizes) and attention alone, batches of {tokens} tokens at every length, and ragged batches
-whose lengths are the eighths of the longest. A program whose result is another than Hugging Face's is not timed. Programs take turns,
-{turns} rounds. Writes docs/gpu/DATE-CARD-bench.json, .md and .svg. Exit code 2 and one sentence where something is missing.
+whose lengths are the eighths of the longest. A program whose result is another than Hugging Face's is not timed. Programs take
+turns. Writes docs/gpu/DATE-CARD-bench.json, .md and .svg. Exit code 2 and one sentence where something is missing.
 """
 
 import argparse
@@ -193,7 +193,7 @@ def measure(arguments, device, ours, results, save):
                             continue
                         with torch.inference_mode():
                             calls, failed = whole(ids, mask) if what == "whole" else attention_calls(arguments, model, mask, precision, ours)
-                            entry = run_batch(calls, mask, precision, TURNS, arguments.repeat, device)
+                            entry = run_batch(calls, mask, precision, arguments.turns, arguments.repeat, device)
                         entry["failed"] = failed | entry["failed"]
                         entry |= {"what": what, "model": name, "precision": precision, "shape": shape, "lengths": counts}
                         entry["operations"] = report.operations(config, counts, what)
@@ -242,7 +242,7 @@ def some_of(known, kind=str):
 
 
 def parse(arguments=None):
-    words = __doc__.format(tokens=TOKENS, turns=TURNS)
+    words = __doc__.format(tokens=TOKENS)
     parser = argparse.ArgumentParser(prog="bench_gpu", description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     programs = ("Hugging Face", "FlashDeBERTa", "disentangled-flash", "deberta-ref")
     parser.add_argument("--models", type=some_of(MODELS), default=["v3-base", "v3-large"], metavar="A,B", help="v3-base, v3-large, tiny")
@@ -251,6 +251,7 @@ def parse(arguments=None):
     parser.add_argument("--lengths", type=some_of((), int), default=list(LENGTHS), metavar="L,…", help="default: 128 to 8192")
     parser.add_argument("--ragged", type=some_of((), int), default=list(RAGGED), metavar="L,…", help="the longest of ragged batches")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens a batch")
+    parser.add_argument("--turns", type=int, default=TURNS, help="rounds")
     parser.add_argument("--repeat", type=int, default=5, help="passes a round")
     parser.add_argument("--worker", default=str(PACK / "bin/gpu_worker"), help="the program that is ours")
     parser.add_argument("--work", default=None, metavar="DIR", help="where the random weights go for the while (3 GB)")
