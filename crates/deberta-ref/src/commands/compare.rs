@@ -129,6 +129,7 @@ impl Shown {
 /// A file cannot be read, or the two have nothing in common.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::reuse_memory();
+    super::leave_threads_to_comparison();
     let mut expected = open_dump(&args.expected)?;
     let mut actual = open_dump(&args.actual)?;
     if let Some(rules) = args.rename_expected.as_deref().map(Renames::read).transpose()? {

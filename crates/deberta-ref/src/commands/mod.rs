@@ -29,5 +29,13 @@ fn reuse_memory() {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 32 << 20);
         // … of which this much may lie free at the end.
         libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 20);
+        // A heap for all threads: those that glibc gives to others are smaller than that, and go back.
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
+}
+
+/// Leaves the processor to the comparison, which has threads of its own: OpenBLAS's would look out for work beside them, and wait
+/// for each other where several ask for a product.
+fn leave_threads_to_comparison() {
+    deberta_ref::set_threads(1);
 }

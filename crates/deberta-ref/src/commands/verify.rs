@@ -87,6 +87,7 @@ fn verify(args: &Args) -> anyhow::Result<ExitCode> {
             computed(args, head, &golden, forward)?
         }
     };
+    super::leave_threads_to_comparison();
     args.naming.adapt(&ours, &mut golden, renamed)?;
     let reference = args.reference.as_deref().map(open_dump).transpose()?;
     // Ours is what is expected: the question is what the other implementation did.

@@ -3,7 +3,7 @@
 //! score\[i, j\] = (Q_i·K_j + Q_i·PosK\[col(i, j)\] + K_j·PosQ\[col(i, j)\]) / s, s = √(D·f), col = clamp(δ + S, 0, 2S − 1),
 //! δ = bucket(i − j).
 
-use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix3, Ix4, IxDyn, s};
+use ndarray::{Array2, Array3, ArrayD, ArrayView2, Axis, Ix3, Ix4, IxDyn, s};
 use rayon::prelude::*;
 
 use super::mistake::{Column, Gather, Masking, Mistake, Scale};
@@ -306,24 +306,26 @@ pub fn context(
         return None;
     }
     let d = width / heads;
-    let mut out = ArrayD::zeros(IxDyn(&[size, q, width]));
-    for b in 0..size {
-        for h in 0..heads {
-            let value = head(v.index_axis(Axis(0), b), h, heads, mistake);
-            let product = p.slice(s![b, h, .., ..]).dot(&value); // [Q, D]
-            for ((i, f), &x) in product.indexed_iter() {
-                let (i, e) = match mistake {
-                    // [H, L, D] in memory, read as [L, H·D].
-                    Some(Mistake::MergeHeads) => {
-                        let at = (h * q + i) * d + f;
-                        (at / width, at % width)
-                    }
-                    Some(Mistake::SplitHeads { merged_alike: true }) => (i, f * heads + h),
-                    _ => (i, h * d + f),
-                };
-                out[[b, i, e]] = x;
-            }
+    let of_head = |at: usize| {
+        let (b, h) = (at / heads, at % heads);
+        p.slice(s![b, h, .., ..]).dot(&head(v.index_axis(Axis(0), b), h, heads, mistake)) // [Q, D]
+    };
+    let products: Vec<Array2<f64>> = (0..size * heads).into_par_iter().map(of_head).collect();
+    let mut out = Array3::zeros((size, q, width));
+    for (at, product) in products.iter().enumerate() {
+        let (b, h) = (at / heads, at % heads);
+        for ((i, f), &x) in product.indexed_iter() {
+            let (i, e) = match mistake {
+                // [H, L, D] in memory, read as [L, H·D].
+                Some(Mistake::MergeHeads) => {
+                    let at = (h * q + i) * d + f;
+                    (at / width, at % width)
+                }
+                Some(Mistake::SplitHeads { merged_alike: true }) => (i, f * heads + h),
+                _ => (i, h * d + f),
+            };
+            out[[b, i, e]] = x;
         }
     }
-    Some(out)
+    Some(out.into_dyn())
 }

@@ -2,6 +2,7 @@
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayD, ArrayView1, ArrayView2, Axis, Ix2, Ix3, IxDyn, Zip};
+use rayon::prelude::*;
 
 use super::attention::Product;
 use super::mistake::{Convolving, Mistake, Norming};
@@ -27,6 +28,9 @@ pub fn partial_sums(x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) -> Array2<f6
     squares.mapv_into(|q| (q / count).sqrt())
 }
 
+/// So many rows of a product are one job for a thread.
+const ROWS: usize = 128;
+
 /// A product with a weight over the last axis.
 pub fn times(x: &ArrayD<f64>, weight: &ArrayD<f64>, product: Product) -> Option<ArrayD<f64>> {
     let rows = flat(x)?;
@@ -36,7 +40,10 @@ pub fn times(x: &ArrayD<f64>, weight: &ArrayD<f64>, product: Product) -> Option<
     }
     let mut shape = x.shape().to_vec();
     *shape.last_mut()? = weight.nrows();
-    product(rows, weight).into_shape_with_order(IxDyn(&shape)).ok()
+    let mut out = Array2::zeros((rows.nrows(), weight.nrows()));
+    let parts: Vec<_> = rows.axis_chunks_iter(Axis(0), ROWS).zip(out.axis_chunks_iter_mut(Axis(0), ROWS)).collect();
+    parts.into_par_iter().for_each(|(rows, mut out)| out.assign(&product(rows, weight)));
+    out.into_shape_with_order(IxDyn(&shape)).ok()
 }
 
 /// x·Wᵀ + b over the last axis.
