@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use ndarray::{ArrayD, IxDyn};
+use ndarray::{ArrayD, ArrayView, Dimension, IxDyn};
 
 use crate::VerifyError;
 use crate::dtype::Dtype;
@@ -62,33 +62,40 @@ impl Tensor {
 
     /// A copy of an `f64` array.
     pub fn from_f64(array: &ArrayD<f64>) -> Self {
-        Self::owned(
-            Dtype::F64,
-            array.shape(),
-            array.iter().map(|x| x.to_le_bytes()).collect::<Vec<_>>().into_flattened(),
-        )
+        Self::map_f64(&array.view(), |x| *x)
     }
 
     /// A copy of an `f32` array.
     pub fn from_f32(array: &ArrayD<f32>) -> Self {
-        Self::owned(
-            Dtype::F32,
-            array.shape(),
-            array.iter().map(|x| x.to_le_bytes()).collect::<Vec<_>>().into_flattened(),
-        )
+        Self::map_f32(&array.view(), |x| *x)
     }
 
     /// A copy of an `i64` array.
     pub fn from_i64(array: &ArrayD<i64>) -> Self {
-        Self::owned(
-            Dtype::I64,
-            array.shape(),
-            array.iter().map(|x| x.to_le_bytes()).collect::<Vec<_>>().into_flattened(),
-        )
+        Self::owned(Dtype::I64, &array.view(), |x| x.to_le_bytes())
     }
 
-    fn owned(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
-        Self { dtype, shape: shape.to_vec(), range: 0..bytes.len(), keeper: Arc::new(bytes) }
+    /// What `of` makes of each number of an array, in `f64`.
+    pub fn map_f64<T, D: Dimension>(array: &ArrayView<'_, T, D>, of: impl Fn(&T) -> f64) -> Self {
+        Self::owned(Dtype::F64, array, |x| of(x).to_le_bytes())
+    }
+
+    /// The same in `f32`.
+    pub fn map_f32<T, D: Dimension>(array: &ArrayView<'_, T, D>, of: impl Fn(&T) -> f32) -> Self {
+        Self::owned(Dtype::F32, array, |x| of(x).to_le_bytes())
+    }
+
+    fn owned<T, D: Dimension, const N: usize>(
+        dtype: Dtype,
+        array: &ArrayView<'_, T, D>,
+        bytes: impl Fn(&T) -> [u8; N],
+    ) -> Self {
+        let data: Vec<[u8; N]> = match array.as_slice() {
+            Some(values) => values.iter().map(bytes).collect(),
+            None => array.iter().map(bytes).collect(),
+        };
+        let data = data.into_flattened();
+        Self { dtype, shape: array.shape().to_vec(), range: 0..data.len(), keeper: Arc::new(data) }
     }
 
     /// Says that the values are not needed for now.

@@ -212,8 +212,8 @@ impl<T: Real> Observer<T> for Recorder<'_> {
 
 fn tensor<T: Real, D: Dimension>(value: &ArrayView<'_, T, D>) -> Tensor {
     if <T as Real>::NAME == "f32" {
-        Tensor::from_f32(&value.mapv(|v| <f32 as Real>::of(v.wide())).into_dyn())
+        Tensor::map_f32(value, |v| <f32 as Real>::of(v.wide()))
     } else {
-        Tensor::from_f64(&value.mapv(Real::wide).into_dyn())
+        Tensor::map_f64(value, |v| v.wide())
     }
 }
