@@ -73,6 +73,7 @@ impl Dtype {
     }
 
     /// The number of representable values between `a` and `b`, each rounded to this dtype first.
+    #[inline]
     pub fn ulps(self, a: f64, b: f64) -> u64 {
         fn ordered(bits: i64, sign: i64) -> i64 {
             if bits & sign != 0 { -(bits & !sign) } else { bits }
