@@ -7,6 +7,8 @@ mod yardstick;
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use crate::budget::{self, Operation};
 use crate::compare::{Difference, Finding, Options, Pair, Row};
 use crate::diagnose::Steps;
@@ -162,8 +164,8 @@ impl<'a> Run<'a> {
             return Judged::new(errors, budgets, Level::NONE, Finding::Element);
         }
         let level = self.level(pair, x, dtype.unit_roundoff());
-        let element: Vec<f64> =
-            errors.magnitude.iter().map(|m| (budget::ELEMENT * level.element * m).max(dtype.underflow())).collect();
+        let (relative, least) = (budget::ELEMENT * level.element, dtype.underflow());
+        let element = errors.magnitude.par_iter().map(|m| (relative * m).max(least)).collect();
         let judged = Judged::new(errors, element, level, Finding::Element);
         if judged.finding != Finding::Within {
             return judged;
@@ -184,8 +186,9 @@ impl<'a> Run<'a> {
             return judged;
         }
         let mut budgets = judged.budgets;
-        for (budget, outlier) in budgets.iter_mut().zip(outlier.iter().flatten()) {
-            *budget = outlier.max(dtype.underflow()).min(*budget);
+        if let Some(outlier) = outlier {
+            let narrow = |(budget, outlier): (&mut f64, f64)| *budget = outlier.max(least).min(*budget);
+            budgets.par_iter_mut().zip(outlier).for_each(narrow);
         }
         odd.into_iter().for_each(|(k, allowed)| budgets[k] = allowed.min(budgets[k]));
         Judged::new(errors, budgets, level, Finding::Outlier)
@@ -214,7 +217,7 @@ impl<'a> Run<'a> {
         let even = Even { errors: &own, tail: budget::OUTLIER_OWN, ..noise };
         let mut budgets = even.budgets()?;
         // The rounding of a projection is most of its noise; of other products sums are looked at where an element stands out.
-        let stands_out = || own.iter().zip(&budgets).any(|(own, budget)| own.abs() > *budget);
+        let stands_out = || own.par_iter().zip(&budgets).any(|(own, budget)| own.abs() > *budget);
         if has_heads(&pair.canonical) || stands_out() {
             let sums = self.steps().and_then(|steps| steps.partial_sums(&pair.canonical, x.len()));
             if let Some(sums) = sums {
@@ -223,10 +226,10 @@ impl<'a> Run<'a> {
                 budgets = Even { magnitude: &sums, layout, tail: budget::OUTLIER_SUMS, ..even }.budgets()?;
             }
         }
-        for ((budget, own), error) in budgets.iter_mut().zip(&own).zip(&errors.error) {
+        budgets.par_iter_mut().zip(&own).zip(&errors.error).for_each(|((budget, own), error)| {
             let beyond = own.abs() / *budget;
             *budget = if beyond > 1.0 { error.abs() / beyond } else { f64::INFINITY };
-        }
+        });
         Some(budgets)
     }
 
@@ -339,14 +342,8 @@ struct Judged {
 
 impl Judged {
     fn new(errors: &Errors, budgets: Vec<f64>, level: Level, test: Finding) -> Self {
-        let beyond: Vec<usize> = errors
-            .error
-            .iter()
-            .zip(&budgets)
-            .enumerate()
-            .filter(|(_, (e, b))| !within(e.abs(), **b))
-            .map(|(k, _)| k)
-            .collect();
+        let each = errors.error.par_iter().zip(&budgets).enumerate();
+        let beyond: Vec<usize> = each.filter(|(_, (e, b))| !within(e.abs(), **b)).map(|(k, _)| k).collect();
         let finding = match () {
             () if !errors.non_finite.is_empty() => Finding::NonFinite,
             () if !within(errors.noise, level.noise) => Finding::Level,

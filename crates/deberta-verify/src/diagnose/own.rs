@@ -11,6 +11,8 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use rayon::prelude::*;
+
 use super::known_setting;
 use super::node::{Kind, Node};
 use super::readers::{Own, READINGS, Reading, Sums, Times, Unread};
@@ -179,24 +181,27 @@ impl<'a> Steps<'a> {
             let values = replay.predict(node)?;
             (!replay.borrowed() && values.len() == error.len()).then_some(values)
         };
-        let mut own: Vec<f64> = error.to_vec();
-        if self.exact.contains(&node.kind) {
-            own.iter_mut().zip(expected).for_each(|(e, x)| *e += x);
+        let read = if self.exact.contains(&node.kind) {
+            None
         } else {
             let prediction = predicted(Side::Expected)?;
-            own.iter_mut().zip(prediction.iter()).for_each(|(e, p)| *e += p);
-            if WITHOUT_WEIGHTS.contains(&node.kind) && is_exact(expected, prediction.iter()) {
+            if WITHOUT_WEIGHTS.contains(&node.kind) && is_exact(expected, prediction.as_slice()?) {
                 self.exact.push(node.kind);
             }
-        }
-        own.iter_mut().zip(predicted(Side::Actual)?.iter()).for_each(|(e, p)| *e -= p);
-        own.iter_mut().zip(error).filter(|(_, e)| **e == 0.0 || !e.is_finite()).for_each(|(own, _)| *own = 0.0);
-        own.iter().all(|e| e.is_finite()).then_some(own)
+            Some(prediction)
+        };
+        let (right, prediction) =
+            (read.as_ref().map_or(Some(expected), |read| read.as_slice())?, predicted(Side::Actual)?);
+        let own = |((error, right), prediction): ((&f64, &f64), &f64)| {
+            if *error == 0.0 || !error.is_finite() { 0.0 } else { error + right - prediction }
+        };
+        let own: Vec<f64> = error.par_iter().zip(right).zip(prediction.as_slice()?).map(own).collect();
+        own.par_iter().all(|e| e.is_finite()).then_some(own)
     }
 }
 
 /// Whether the formula meets the expected values as nearly as `f64` can.
-fn is_exact<'p>(expected: &[f64], prediction: impl Iterator<Item = &'p f64>) -> bool {
+fn is_exact(expected: &[f64], prediction: &[f64]) -> bool {
     let size = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len().max(1) as f64).sqrt();
-    expected.iter().zip(prediction).all(|(x, p)| (x - p).abs() <= budget::EXACT * (x.abs() + size))
+    expected.par_iter().zip(prediction).all(|(x, p)| (x - p).abs() <= budget::EXACT * (x.abs() + size))
 }

@@ -71,8 +71,7 @@ fn off_centre(side: &Side<'_>, keys: &[usize]) -> Vec<f64> {
 /// would have passed.
 pub(super) fn of_wrong_sums(expected: &[f64], errors: &Errors, columns: usize, dtype: Dtype) -> Vec<(usize, f64)> {
     let unit = dtype.unit_roundoff();
-    let mut found = Vec::new();
-    for (row, (x, error)) in expected.chunks(columns).zip(errors.error.chunks(columns)).enumerate() {
+    let of_row = |(row, (x, error)): (usize, (&[f64], &[f64]))| {
         let off: f64 = error.iter().sum();
         // Equal probabilities are all rounded to the same side.
         let rounded: f64 = x.iter().map(|&x| dtype.round(x) - x).sum();
@@ -82,12 +81,11 @@ pub(super) fn of_wrong_sums(expected: &[f64], errors: &Errors, columns: usize, d
             + budget::SOFTMAX_ROW * (unit * size + (1.0 + n.sqrt()) * 2f64.powi(-24))
             + rounded.abs()
             + n * dtype.underflow();
-        if off.abs() > limit {
-            let furthest = (0..error.len()).max_by(|&a, &b| (error[a] * off).total_cmp(&(error[b] * off)));
-            found.extend(furthest.map(|k| (row * columns + k, error[k].abs() * limit / off.abs())));
-        }
-    }
-    found
+        let furthest = || (0..error.len()).max_by(|&a, &b| (error[a] * off).total_cmp(&(error[b] * off)));
+        let k = (off.abs() > limit).then(furthest)??;
+        Some((row * columns + k, error[k].abs() * limit / off.abs()))
+    };
+    expected.par_chunks(columns).zip(errors.error.par_chunks(columns)).enumerate().filter_map(of_row).collect()
 }
 
 #[cfg(test)]

@@ -78,10 +78,13 @@ impl Replay<'_, '_> {
         let mut sum: Option<ArrayD<f64>> = None;
         for ((kind, _), weight) in terms.into_iter().zip(weights).filter(|((_, on), _)| *on) {
             let term = self.at(kind, at)?;
-            let weighed = &*term * weight;
             sum = Some(match sum {
-                None => weighed,
-                Some(sum) => added(sum, &weighed)?,
+                None => &*term * weight,
+                Some(mut sum) => {
+                    let term = term.broadcast(sum.raw_dim())?;
+                    sum.zip_mut_with(&term, |sum, term| *sum += term * weight);
+                    sum
+                }
             });
         }
         sum
