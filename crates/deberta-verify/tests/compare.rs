@@ -48,7 +48,7 @@ fn pair(noise: f64) -> (Dump, Dump) {
     (expected, actual)
 }
 
-fn change(dump: &mut Dump, name: &str, f: impl Fn(&mut ArrayD<f64>)) {
+fn change(dump: &mut Dump, name: &str, f: impl FnOnce(&mut ArrayD<f64>)) {
     let mut array = dump.get(name).expect("the tensor exists").to_f64();
     f(&mut array);
     dump.insert(name, Tensor::from_f32(&array.mapv(|x| x as f32)));
@@ -227,27 +227,31 @@ fn nothing_in_common_is_an_error_that_shows_names() {
 
 const HEADS: usize = 3;
 
-/// One head after another, [L, D] each, of [1, L, E].
-fn heads(x: &ArrayD<f64>) -> Vec<ndarray::ArrayView2<'_, f64>> {
-    let rows = x.index_axis(ndarray::Axis(0), 0).into_dimensionality::<ndarray::Ix2>().expect("tokens and features");
-    let size = rows.ncols() / HEADS;
-    (0..HEADS).map(|h| rows.slice_move(ndarray::s![.., h * size..(h + 1) * size])).collect()
+/// One head after another, [L, D] each, of every sequence of [B, L, E]: with the index of both.
+fn heads(x: &ArrayD<f64>) -> Vec<([usize; 2], ndarray::ArrayView2<'_, f64>)> {
+    let size = x.shape()[2] / HEADS;
+    let of_sequence = |b: usize| {
+        let rows =
+            x.index_axis(ndarray::Axis(0), b).into_dimensionality::<ndarray::Ix2>().expect("tokens and features");
+        (0..HEADS).map(move |h| ([b, h], rows.slice_move(ndarray::s![.., h * size..(h + 1) * size])))
+    };
+    (0..x.shape()[0]).flat_map(of_sequence).collect()
 }
 
 /// Attention by content alone, every step of it.
 fn attention(query: &ArrayD<f64>, key: &ArrayD<f64>, value: &ArrayD<f64>) -> Vec<(&'static str, ArrayD<f64>)> {
     let (length, width) = (query.shape()[1], query.shape()[2]);
-    let mut scores = ArrayD::zeros(IxDyn(&[1, HEADS, length, length]));
-    let mut context = ArrayD::zeros(IxDyn(&[1, length, width]));
+    let mut scores = ArrayD::zeros(IxDyn(&[query.shape()[0], HEADS, length, length]));
+    let mut context = ArrayD::zeros(query.raw_dim());
     let size = width / HEADS;
     let mut probs = scores.clone();
-    for (h, ((q, k), v)) in heads(query).iter().zip(heads(key)).zip(heads(value)).enumerate() {
+    for ((([b, h], q), (_, k)), (_, v)) in heads(query).into_iter().zip(heads(key)).zip(heads(value)) {
         let score = q.dot(&k.t()) / (size as f64).sqrt();
         let powers = score.mapv(f64::exp);
         let p = &powers / &powers.sum_axis(ndarray::Axis(1)).insert_axis(ndarray::Axis(1));
-        context.slice_mut(ndarray::s![0, .., h * size..(h + 1) * size]).assign(&p.dot(&v));
-        scores.slice_mut(ndarray::s![0, h, .., ..]).assign(&score);
-        probs.slice_mut(ndarray::s![0, h, .., ..]).assign(&p);
+        context.slice_mut(ndarray::s![b, .., h * size..(h + 1) * size]).assign(&p.dot(&v));
+        scores.slice_mut(ndarray::s![b, h, .., ..]).assign(&score);
+        probs.slice_mut(ndarray::s![b, h, .., ..]).assign(&p);
     }
     vec![
         ("query_proj", query.clone()),
@@ -267,9 +271,9 @@ fn full_name(step: &str) -> String {
 }
 
 /// The exact steps, and those in f32 of inputs that carry noise, as deep in a network; `moved` has a last word on these inputs.
-fn attention_pair(moved: impl Fn(&mut [ArrayD<f64>; 3])) -> (Dump, Dump) {
+fn attention_pair(sequences: usize, moved: impl Fn(&mut [ArrayD<f64>; 3])) -> (Dump, Dump) {
     let mut random = Noise(11);
-    let exact = [(); 3].map(|()| array(&[1, 40, 24], || random.normal()));
+    let exact = [(); 3].map(|()| array(&[sequences, 40, 24], || random.normal()));
     let mut noisy = exact.each_ref().map(|x| x.mapv(|v| v + 20.0 * Dtype::F32.unit_roundoff() * random.normal()));
     noisy.iter_mut().for_each(|x| x.mapv_inplace(|v| f64::from(v as f32)));
     moved(&mut noisy);
@@ -288,7 +292,7 @@ fn attention_pair(moved: impl Fn(&mut [ArrayD<f64>; 3])) -> (Dump, Dump) {
 
 #[test]
 fn an_element_that_is_not_what_was_read_of_it_is_seen_below_the_noise() {
-    let clean = attention_pair(|_| ());
+    let clean = attention_pair(1, |_| ());
     let comparison = outcome(&clean.0, &clean.1);
     assert_eq!(comparison.verdict(), Verdict::Within, "{}", report::summary(&comparison));
     // Three times the noise of the inputs: as large as errors of some other elements.
@@ -299,7 +303,7 @@ fn an_element_that_is_not_what_was_read_of_it_is_seen_below_the_noise() {
         ("value_proj", &[0, 39, 23]),
         ("probs", &[0, 2, 30, 7]),
     ] {
-        let (expected, mut actual) = attention_pair(|_| ());
+        let (expected, mut actual) = attention_pair(1, |_| ());
         let name = full_name(step);
         let exact = expected.get(&name).expect("it was dumped").to_f64();
         change(&mut actual, &name, |x| x[at] = exact[at] * (1.0 + size) + size * f64::from(u8::from(step != "probs")));
@@ -312,7 +316,32 @@ fn an_element_that_is_not_what_was_read_of_it_is_seen_below_the_noise() {
         assert!(comparison.notes.iter().any(|note| note.starts_with(&said)), "{:?}", comparison.notes);
     }
     // The same where it was read: noise like any other.
-    let (expected, actual) = attention_pair(|[query, ..]| query[[0, 17, 13].as_slice()] += size);
+    let (expected, actual) = attention_pair(1, |[query, ..]| query[[0, 17, 13].as_slice()] += size);
     let comparison = outcome(&expected, &actual);
     assert_eq!(comparison.verdict(), Verdict::Within, "{}", report::summary(&comparison));
+}
+
+/// Each sequence is read for itself: that one shows nothing does not excuse another.
+#[test]
+fn a_term_that_is_not_what_was_read_is_seen_in_any_sequence_of_the_batch() {
+    for at in [[0, 1, 30, 7], [1, 1, 30, 7], [2, 1, 30, 7]] {
+        let (mut expected, mut actual) = attention_pair(3, |_| ());
+        // So that the term is not computed again itself.
+        for name in ["query_proj", "key_proj"].map(full_name) {
+            expected.remove(&name);
+            actual.remove(&name);
+        }
+        // As if it had been added to others.
+        let mut random = Noise(5);
+        let unit = Dtype::F32.unit_roundoff();
+        change(&mut actual, &full_name("scores"), |x| x.mapv_inplace(|v| v * (1.0 + unit / 2.0 * random.normal())));
+        let name = full_name("c2c");
+        let exact = expected.get(&name).expect("it was dumped").to_f64();
+        let size = 60.0 * unit;
+        change(&mut actual, &name, |x| x[at.as_slice()] = exact[at.as_slice()] + size);
+        let comparison = outcome(&expected, &actual);
+        let first = comparison.first_divergent().unwrap_or_else(|| panic!("passes in {at:?}"));
+        assert_eq!((first.name.as_str(), first.finding, first.beyond), (name.as_str(), Finding::Outlier, 1));
+        assert_eq!(first.worst.as_ref().map(|w| w.index.as_slice()), Some(at.as_slice()));
+    }
 }

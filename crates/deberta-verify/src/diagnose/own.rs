@@ -82,20 +82,20 @@ impl<'a> Steps<'a> {
             let (expected, error) = (expected.chunks(each).nth(b)?, error.chunks(each).nth(b)?);
             let kept = steps.kept.get(&(node, b)).filter(|kept| kept.whole == error);
             match kept {
-                Some(kept) => Some(kept.error.iter().copied().collect()),
+                Some(kept) => kept.error.as_slice().map(<[f64]>::to_vec),
                 None => steps.added(node, expected, error),
             }
         })
     }
 
-    /// What those say of a step that read it, which is of `len` elements. `None` for steps that nobody reads linearly, where the
-    /// dumps do not hold who does, and where nothing can be off by `least` times what the rounding of the readers blurs.
+    /// What those say of a step that read it, which is of `len` elements. `None` for steps that nobody reads linearly, and where
+    /// there is no sequence of which they say anything.
     pub fn unread(&mut self, name: &str, len: usize, least: f64) -> Option<Unread> {
         // What is returned again of a step ("attentions.0") is not what was read of it.
         let node = Node::of(name, self.world.depth).filter(|_| Operation::of(name) != Operation::Copy)?;
         let reading = READINGS.iter().find(|r| r.step == node.kind)?;
-        let sums = self.in_turn(self.sequences.len(), |steps, b| Some(vec![steps.missed(node, b, least)?]))?;
-        Some(Unread::new(reading.lines, sums)).filter(|unread| unread.len() == len)
+        let sums = self.in_turn(self.sequences.len(), |steps, b| Some(vec![steps.missed(node, b, least)]))?;
+        Unread::new(reading.lines, sums, len)
     }
 
     /// How large the sums of a product are while they are added up: [`f32`] rounds each of them. What is small by chance is
@@ -117,19 +117,26 @@ impl<'a> Steps<'a> {
 
     /// What `of` gives for each sequence, one after the other: `len` in all.
     fn in_turn<T>(&mut self, len: usize, of: impl Fn(&mut Self, usize) -> Option<Vec<T>>) -> Option<Vec<T>> {
-        let mut all = Vec::with_capacity(len);
+        let mut all = Vec::new();
         for b in 0..self.sequences.len() {
             std::mem::swap(&mut self.world.batch, &mut self.sequences[b]);
             let found = of(self, b);
             std::mem::swap(&mut self.world.batch, &mut self.sequences[b]);
             self.world.forget_steps();
             let Some(found) = found else { break };
-            all.extend(found);
+            if all.is_empty() {
+                // Of one sequence it is the whole, which is not copied.
+                all = found;
+            } else {
+                all.extend(found);
+            }
         }
         self.world.forget_weights();
         (all.len() == len).then_some(all)
     }
 
+    /// What the readers of a step say in sequence `b`, which is the one looked at. `None` where the dumps do not hold who reads
+    /// it, and where nothing can be off by `least` times what the rounding of the readers blurs.
     fn missed(&mut self, node: Node, b: usize, least: f64) -> Option<Sums> {
         let mut all = READINGS.into_iter().filter(|r| r.step == node.kind);
         all.try_fold(None, |sums: Option<Sums>, reading| match (sums, self.said_by(reading, node.at, b, least)) {

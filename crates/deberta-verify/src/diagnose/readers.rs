@@ -80,7 +80,7 @@ impl Own {
         let layout = Layout::of(expected.shape(), Some(heads));
         let errors = (x.len() == y.len()).then(|| Errors::new(x, y, &layout, Magnitude::Surroundings, true))?;
         let own = errors.non_finite.is_empty().then(|| added(x, &errors.error)).flatten()?;
-        let peak = own.iter().zip(&errors.magnitude).map(|(e, m)| (e / m).abs()).fold(0.0, f64::max);
+        let peak = own.par_iter().zip(&errors.magnitude).map(|(e, m)| (e / m).abs()).reduce(|| 0.0, f64::max);
         let shaped = |values| ArrayD::from_shape_vec(expected.raw_dim(), values).ok();
         Some(Self { error: shaped(own)?, magnitude: shaped(errors.magnitude)?, whole: errors.error, peak })
     }
@@ -103,12 +103,16 @@ struct OfHead {
     products: Array2<f64>,
     /// Σ magnitude²·x²
     blurs: Array2<f64>,
-    /// Σ x²
+    /// Σ x²; one row or one column, where all are the same.
     gains: Array2<f64>,
 }
 
-/// Three products of matrices, which are the sums of one head.
-type Factors = [(Array2<f64>, Array2<f64>); 3];
+/// What the sums of one head are made of: two products of matrices, and the third sum.
+struct Factors {
+    products: (Array2<f64>, Array2<f64>),
+    blurs: (Array2<f64>, Array2<f64>),
+    gains: Array2<f64>,
+}
 
 impl Sums {
     /// What one reader says. `other`: what it multiplies the step with. `None` where shapes do not fit.
@@ -119,9 +123,9 @@ impl Sums {
             let of_head = |h| {
                 let (error, magnitude) = (matrix(&own.error, h)?, matrix(&own.magnitude, h)?);
                 let (products, blurs) = (error.mapv(|own| -own), magnitude.mapv(|m| m * m));
-                Some(OfHead { products, blurs, gains: Array2::ones(error.raw_dim()) })
+                Some(OfHead { products, blurs, gains: Array2::ones((1, 1)) })
             };
-            return Some(Self { heads: (0..heads).map(of_head).collect::<Option<_>>()?, matrices });
+            return Some(Self { heads: (0..heads).into_par_iter().map(of_head).collect::<Option<_>>()?, matrices });
         };
         let width = *if reading.step == Kind::Value { &own.error } else { other }.shape().last()?;
         let size = width.checked_div(heads).filter(|d| d * heads == width)?;
@@ -133,9 +137,9 @@ impl Sums {
                 (_, Kind::Context) => of_values(own, other, features, h)?,
                 _ => of_dense(own, other, features)?,
             };
-            let fits = factors.iter().all(|(left, right)| left.ncols() == right.nrows());
-            let [products, blurs, gains] = fits.then(|| factors.map(|(left, right)| left.dot(&right)))?;
-            Some(OfHead { products: -products, blurs, gains })
+            let product =
+                |(left, right): (Array2<f64>, Array2<f64>)| (left.ncols() == right.nrows()).then(|| left.dot(&right));
+            Some(OfHead { products: -product(factors.products)?, blurs: product(factors.blurs)?, gains: factors.gains })
         };
         Some(Self { heads: (0..heads).into_par_iter().map(of_head).collect::<Option<_>>()?, matrices })
     }
@@ -146,25 +150,28 @@ impl Sums {
             (head.products.dim() == more.products.dim()).then_some(())?;
             head.products += &more.products;
             head.blurs += &more.blurs;
-            head.gains += &more.gains;
+            head.gains = &head.gains + &more.gains;
         }
         Some(self)
     }
 
-    fn len(&self) -> usize {
-        self.heads.iter().map(|head| head.gains.len()).sum()
+    /// Rows and columns of a head.
+    fn dim(&self) -> (usize, usize) {
+        self.heads.first().map_or((0, 0), |head| head.products.dim())
     }
 
-    /// The sums of every element, in the order of its tensor: −Σ own·x, Σ magnitude²·x², Σ x².
-    fn iter(&self) -> impl Iterator<Item = [f64; 3]> + '_ {
-        let (heads, rows) = (self.heads.len(), self.heads.first().map_or(0, |head| head.gains.nrows()));
-        let order =
-            (0..heads * rows).map(move |k| if self.matrices { (k / rows, k % rows) } else { (k % heads, k / heads) });
-        order.flat_map(|(h, row)| {
-            let OfHead { products, blurs, gains } = &self.heads[h];
-            let sums = products.row(row).into_iter().zip(blurs.row(row)).zip(gains.row(row));
-            sums.map(|((&product, &blur), &gain)| [product, blur, gain])
-        })
+    fn len(&self) -> usize {
+        self.heads.iter().map(|head| head.products.len()).sum()
+    }
+
+    /// The sums of the `n`-th row in the order of the tensor: −Σ own·x, Σ magnitude²·x², Σ x².
+    fn row(&self, n: usize) -> impl Iterator<Item = [f64; 3]> + '_ {
+        let (heads, rows) = (self.heads.len(), self.dim().0);
+        let (h, row) = if self.matrices { (n / rows, n % rows) } else { (n % heads, n / heads) };
+        let OfHead { products, blurs, gains } = &self.heads[h];
+        let last = (gains.nrows() - 1, gains.ncols() - 1);
+        let sums = products.row(row).into_iter().zip(blurs.row(row)).enumerate();
+        sums.map(move |(c, (&product, &blur))| [product, blur, gains[[row.min(last.0), c.min(last.1)]]])
     }
 }
 
@@ -172,36 +179,62 @@ impl Sums {
 pub struct Unread {
     /// Where one element that is off makes others look so.
     pub lines: Lines,
-    /// By sequence.
-    sums: Vec<Sums>,
+    /// By sequence; `None` where they say nothing.
+    sums: Vec<Option<Sums>>,
+    /// The number of elements of a sequence.
+    each: usize,
 }
 
 impl Unread {
-    pub fn new(lines: Lines, sums: Vec<Sums>) -> Self {
-        Self { lines, sums }
-    }
-
-    /// The number of elements.
-    pub fn len(&self) -> usize {
-        self.sums.iter().map(Sums::len).sum()
+    /// Of a step of `len` elements. `None` where the readers say nothing of any sequence, or of other shapes.
+    pub fn new(lines: Lines, sums: Vec<Option<Sums>>, len: usize) -> Option<Self> {
+        let each = len.checked_div(sums.len())?;
+        let mut said = sums.iter().flatten().map(Sums::len).peekable();
+        let fits = each > 0
+            && said.peek().is_some()
+            && said.all(|of_sequence| of_sequence == each)
+            && each * sums.len() == len;
+        fits.then_some(Self { lines, sums, each })
     }
 
     /// The elements of these errors that are not what was read, to `part` of the error: they are off by more than `least` times
     /// what the rounding of the readers blurs.
     pub fn suspects(&self, errors: &[f64], least: f64, part: f64) -> Vec<usize> {
-        let all = self.sums.iter().flat_map(Sums::iter).zip(errors).enumerate();
-        let suspects = all.filter(|(_, ([product, blur, gain], error))| {
-            product * product > least * least * blur && (product / gain - **error).abs() <= part * error.abs()
-        });
-        suspects.map(|(k, _)| k).collect()
+        let is_suspect = |[product, blur, gain]: [f64; 3], error: f64| {
+            product * product > least * least * blur && (product / gain - error).abs() <= part * error.abs()
+        };
+        let mut suspects = Vec::new();
+        for (b, sums) in self.sums.iter().enumerate() {
+            let Some(sums) = sums else { continue };
+            let columns = sums.dim().1;
+            let of_row = |n: usize| {
+                let start = b * self.each + n * columns;
+                let elements = sums.row(n).zip(&errors[start..]).enumerate();
+                elements.filter(|(_, (sums, error))| is_suspect(*sums, **error)).map(move |(c, _)| start + c)
+            };
+            suspects.par_extend((0..self.each / columns).into_par_iter().flat_map_iter(of_row));
+        }
+        suspects
     }
 
     /// What every element is off by, and what the rounding of the readers blurs of that; 0 and 1 where nobody reads it.
     pub fn solve(&self) -> (Vec<f64>, Vec<f64>) {
-        let solved = |[product, blur, gain]: [f64; 3]| {
-            if gain > 0.0 && blur > 0.0 { (product / gain, blur.sqrt() / gain) } else { (0.0, 1.0) }
-        };
-        self.sums.iter().flat_map(Sums::iter).map(solved).unzip()
+        let len = self.each * self.sums.len();
+        let (mut off, mut blurred) = (vec![0.0; len], vec![1.0; len]);
+        for ((off, blurred), sums) in off.chunks_mut(self.each).zip(blurred.chunks_mut(self.each)).zip(&self.sums) {
+            let Some(sums) = sums else { continue };
+            let columns = sums.dim().1;
+            off.par_chunks_mut(columns).zip(blurred.par_chunks_mut(columns)).enumerate().for_each(
+                |(n, (off, blurred))| {
+                    for ((off, blurred), [product, blur, gain]) in off.iter_mut().zip(blurred).zip(sums.row(n)) {
+                        if gain > 0.0 && blur > 0.0 {
+                            (*off, *blurred) = (product / gain, blur.sqrt() / gain);
+                        }
+                    }
+                },
+            );
+        }
+        (off, blurred)
     }
 }
 
@@ -234,7 +267,7 @@ fn of_term(
             sums.2[read] += 1.0;
         }
     }
-    Some([(errors, x), (squares, squared.clone()), (counts, squared)])
+    Some(Factors { gains: counts.dot(&squared), products: (errors, x), blurs: (squares, squared) })
 }
 
 /// A column of the context is linear in a column of the values: Σ_i p_ij own_ic.
@@ -242,8 +275,8 @@ fn of_values(own: &Own, probabilities: &ArrayD<f64>, features: Range<usize>, h: 
     let (error, squares) = own.part(features)?;
     let read = matrix(probabilities, h)?.reversed_axes().to_owned();
     let squared = read.mapv(|p| p * p);
-    let ones = Array2::ones(error.raw_dim());
-    Some([(read, error), (squared.clone(), squares), (squared, ones)])
+    let gains = squared.sum_axis(Axis(1)).insert_axis(Axis(1));
+    Some(Factors { products: (read, error), blurs: (squared, squares), gains })
 }
 
 /// A row of the context is linear in a row of the probabilities: Σ_c own_ic v_jc.
@@ -259,8 +292,8 @@ fn of_dense(own: &Own, weight: &ArrayD<f64>, features: Range<usize>) -> Option<F
 /// Sums along rows of the errors, which every row of the step reads by the same `x`.
 fn by_rows((errors, squares): (Array2<f64>, Array2<f64>), x: Array2<f64>) -> Factors {
     let squared = x.mapv(|x| x * x);
-    let ones = Array2::ones(errors.raw_dim());
-    [(errors, x), (squares, squared.clone()), (ones, squared)]
+    let gains = squared.sum_axis(Axis(0)).insert_axis(Axis(0));
+    Factors { products: (errors, x), blurs: (squares, squared), gains }
 }
 
 /// One head of [1, H, L, L].
