@@ -236,4 +236,30 @@ mod tests {
         }
         assert!((two_sided_quantile(0.2) - budget::OUTLIER_QUANTILE_OF_NORMAL).abs() < 1e-9);
     }
+
+    #[test]
+    fn the_largest_are_kept_as_they_come() {
+        let numbers = || (0..50).map(|k| f64::from(k * 37 % 50) - 5.0);
+        let mut largest = Largest::default();
+        numbers().for_each(|x| largest.add(x));
+        let mut sorted: Vec<f64> = numbers().collect();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        largest.held.sort_by(|a, b| b.total_cmp(a));
+        assert_eq!((largest.held, largest.count), (sorted[..LARGEST].to_vec(), 44));
+        let mut few = Largest::default();
+        [0.0, 2.0, f64::NAN, 1.0].into_iter().for_each(|x| few.add(x));
+        assert_eq!((few.held, few.count), (vec![2.0, 1.0], 2));
+    }
+
+    #[test]
+    fn columns_are_gathered_whatever_their_number() {
+        for columns in [1, ABREAST - 1, ABREAST, 2 * ABREAST + 3] {
+            let group: Vec<f64> = (0..5 * columns).map(|k| k as f64).collect();
+            let sum = |line: &mut [f64]| line.iter().sum();
+            let expected: Vec<f64> = (0..columns).map(|c| group[c..].iter().step_by(columns).sum()).collect();
+            assert_eq!(by_column(&group, columns, sum), expected, "{columns}");
+            let expected: Vec<f64> = group.chunks(columns).map(|row| row.iter().sum()).collect();
+            assert_eq!(by_row(&group, columns, sum), expected, "{columns}");
+        }
+    }
 }
