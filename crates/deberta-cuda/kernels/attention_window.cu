@@ -5,9 +5,9 @@
 // tile before has left there; c2p and p2c are products with that window on the tensor cores, read back shifted
 // (attention_window.cuh).
 //
-// What it should gain over rung 3: two gathers a score become two reads of shared memory. In return the tensor cores do
-// 1 + 2·80/64 products where Q·Kᵀ alone is one; no [N, H, R] arrays are written and read, so memory beyond the operands is
-// none at all.
+// What it gains over rung 3: two gathers a score become two reads of shared memory. In return the tensor cores do 1 + 2·80/64
+// products where Q·Kᵀ alone is one; no [N, H, R] arrays are written and read, so memory beyond the operands is none at all.
+// 1.38 → 0.154 ms (16 × 512), 6.38 → 4.11 ms (8192).
 #include "attention_window.cuh"
 
 RESIDENT_KERNEL(MMA_THREADS, RESIDENT_BLOCKS, attention_window, (ATTENTION_PARAMETERS)) { attend<false>(ATTENTION_ARGUMENTS); }
