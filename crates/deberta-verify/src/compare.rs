@@ -209,13 +209,17 @@ pub fn compare(expected: &Dump, actual: &Dump, options: &Options<'_>) -> Result<
     let mut run = Run::new(expected, actual, options, &ruler, &pairs);
     let mut measured = ruler.measure(&pairs[0]);
     for (i, pair) in pairs.iter().enumerate() {
-        // The next is measured meanwhile.
-        std::thread::scope(|scope| {
-            let next = pairs.get(i + 1).map(|next| scope.spawn(|| ruler.measure(next)));
+        // The next is measured meanwhile: not by a thread that rayon does not know, which would wait for those that wait for it
+        // where rayon's own compare.
+        let mut next = None;
+        rayon::in_place_scope(|scope| {
+            if let Some(pair) = pairs.get(i + 1) {
+                scope.spawn(|_| next = ruler.measure(pair));
+            }
             let row = run.judge_pair(pair, measured.take());
             run.rows.push(row);
-            measured = next.and_then(|next| next.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         });
+        measured = next;
         // A trace of a long text is larger than what has to be in memory at once.
         pair.expected.release();
         pair.actual.release();
