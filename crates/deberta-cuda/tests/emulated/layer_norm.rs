@@ -86,7 +86,7 @@ fn check(ops: &Ops<'_, EmulatedDevice>, rng: &mut Rng, width: usize) -> Checked 
 #[test]
 fn equals_the_definition() {
     everywhere(|ops, rng| {
-        for width in [1, 31, 130, 768] {
+        for width in [1, 31, 130, 768, 1024] {
             check(ops, rng, width)?;
         }
         Ok(())
