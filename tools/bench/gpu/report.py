@@ -46,11 +46,11 @@ def line(entry):
 
 
 def groups(results):
-    """The runs that belong together: what, model and precision."""
+    """The runs that belong together (what, model and precision), in the order of their lengths, ragged ones last."""
     found = {}
     for entry in results["runs"]:
         found.setdefault((entry["what"], entry["model"], entry["precision"]), []).append(entry)
-    return found
+    return {key: sorted(entries, key=lambda e: (len(set(e["lengths"])) > 1, max(e["lengths"]))) for key, entries in found.items()}
 
 
 def rows(results, entries):
