@@ -123,6 +123,7 @@ impl<M: Memory> Given<M> {
     ) -> Result<Self, CudaError> {
         let max_length = operands.max_length();
         let slots = slots(&operands.config, &Profile::HF_5, max_length);
+        let runs = runs(&slots);
         let operand = |name: &str| Operand::upload(device, precision, &operands.matrices[name]);
         Ok(Self {
             precision,
@@ -135,8 +136,8 @@ impl<M: Memory> Given<M> {
             pos_key: operand("pos_key")?,
             pos_query: operand("pos_query")?,
             starts: List::upload(device, &operands.starts)?,
-            longest_run: longest_run(&runs(&slots)),
-            runs: List::upload(device, &runs(&slots))?,
+            longest_run: longest_run(&runs),
+            runs: List::upload(device, &runs)?,
             slots: List::upload(device, &slots)?,
         })
     }

@@ -6,8 +6,9 @@
 //! `gpu_check [--fixtures FOLDER] --heads`
 //!
 //! Cases are those that have one of the parts in their names. `--own-products` leaves cublasLt aside, so that a sanitizer sees
-//! our kernels and no others, and replays nothing, as that would launch the same ones again. `--card` prints the card's name and does nothing else; `--heads` the sizes of the heads of all
-//! models, which needs no GPU. Exit code 0: all within bounds; 1: something is not; 2: it could not run.
+//! our kernels and no others, and replays nothing, as that would launch the same ones again. `--card` prints the card's name and
+//! does nothing else; `--heads` the sizes of the heads of all models, which needs no GPU. Exit code 0: all
+//! within bounds; 1: something is not; 2: it could not run.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

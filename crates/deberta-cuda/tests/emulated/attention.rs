@@ -216,8 +216,9 @@ fn check(ops: &Ops<'_, EmulatedDevice>, rng: &mut Rng, rung: Rung, case: &Case) 
     });
     let cu_seqlens = Numbers::ints(device, std::iter::once(0).chain(bounds));
     let slots = Numbers::ints(device, operands.slots.iter().copied());
-    let longest_run = longest_run(&runs(&operands.slots));
-    let runs = Numbers::ints(device, runs(&operands.slots));
+    let runs = runs(&operands.slots);
+    let longest_run = longest_run(&runs);
+    let runs = Numbers::ints(device, runs);
     let visible = Numbers::flags(device, operands.visible.iter().copied());
     let starts = Numbers::longs(
         device,
