@@ -5,8 +5,8 @@
 //! ```
 //!
 //! C stays in registers while k runs. Each step loads one row of X, sixteen numbers that lie side by side, and multiplies it
-//! with one number of each row of A, repeated in every lane. So X must have its lanes beside one another, and A may lie in
-//! any order: weights are read where they are mapped, in the order PyTorch keeps them.
+//! with one number of each row of A, repeated in every lane. So X has its lanes beside one another, and A the terms of a row,
+//! which is the order in which PyTorch keeps weights: they are read where they are mapped.
 //!
 //! How many rows fit into the registers depends on the processor ([`Real::tile_rows`]). The choice is made at run time; what
 //! is written here for AVX2 and AVX-512 is the same loop over other vectors. AVX-512 takes two panels of X at once, as
@@ -29,16 +29,12 @@ pub struct Tiles<'a, T> {
     pub rows: usize,
     /// The number of panels of X and C, each sixteen wide.
     pub panels: usize,
-    /// A, from its first element.
+    /// A, from its first element; the terms of a row lie beside one another.
     pub a: &'a [T],
     /// From row to row of A.
     pub a_row: usize,
-    /// From term to term of A.
-    pub a_depth: usize,
-    /// X, from its first element.
+    /// X, from its first element; term after term, sixteen numbers each.
     pub x: &'a [T],
-    /// From term to term of X.
-    pub x_depth: usize,
     /// From panel to panel of X.
     pub x_panel: usize,
     /// From row to row of C.
@@ -79,9 +75,8 @@ impl<T: Real> Tiles<'_, T> {
         assert!((rows - 1) * self.c_row + (panels - 1) * self.c_panel + LANES <= len, "C holds the product");
         assert!(self.start.is_none_or(|start| start.len() >= rows), "a start for every row");
         if depth > 0 {
-            assert!((rows - 1) * self.a_row + (depth - 1) * self.a_depth < self.a.len(), "A holds every row and term");
-            let last = (depth - 1) * self.x_depth + (panels - 1) * self.x_panel;
-            assert!(last + LANES <= self.x.len(), "X holds every term");
+            assert!((rows - 1) * self.a_row + depth <= self.a.len(), "A holds every row and term");
+            assert!((panels - 1) * self.x_panel + depth * LANES <= self.x.len(), "X holds every term");
         }
         // SAFETY: everything that is read or written lies within the slices, as was just checked.
         unsafe { T::tiles(self, c) }
@@ -135,30 +130,39 @@ unsafe fn run<T: Real, V: Vector<T>, const ROWS: usize, const PANELS: usize>(til
         for r in 0..ROWS {
             rows[r] = rows[r].wrapping_add(r.wrapping_mul(tile.a_row));
         }
-        let (mut x, mut at, mut left) = (part.x, 0_usize, tile.depth);
-        while left > 0 {
-            // A cache line of each row at a time.
-            let some = if left < LANES { left } else { LANES };
+        let mut x = part.x;
+        let mut step = |at: usize, x: *const T| {
+            let mut lanes = [V::zero(); PANELS];
+            for p in 0..PANELS {
+                lanes[p] = V::load(x.wrapping_add(p.wrapping_mul(tile.x_panel)));
+            }
+            for r in 0..ROWS {
+                let factor = V::repeat(rows[r].wrapping_add(at));
+                for p in 0..PANELS {
+                    sums[r][p] = lanes[p].times_plus(factor, sums[r][p]);
+                }
+            }
+        };
+        // A cache line of each row at a time, the steps of half a line written out: counting each would be a sixth of the instructions.
+        let lines = tile.depth / LANES;
+        for line in 0..lines {
+            let at = line.wrapping_mul(LANES);
             if part.ahead > 0 {
                 for r in 0..ROWS {
                     prefetch(rows[r].wrapping_add(at).wrapping_add(part.ahead));
                 }
             }
-            for _ in 0..some {
-                let mut lanes = [V::zero(); PANELS];
-                for p in 0..PANELS {
-                    lanes[p] = V::load(x.wrapping_add(p.wrapping_mul(tile.x_panel)));
+            for half in 0..2_usize {
+                let at = at.wrapping_add(half.wrapping_mul(LANES / 2));
+                for i in 0..LANES / 2 {
+                    step(at.wrapping_add(i), x.wrapping_add(i.wrapping_mul(LANES)));
                 }
-                for r in 0..ROWS {
-                    let factor = V::repeat(rows[r].wrapping_add(at));
-                    for p in 0..PANELS {
-                        sums[r][p] = lanes[p].times_plus(factor, sums[r][p]);
-                    }
-                }
-                at = at.wrapping_add(tile.a_depth);
-                x = x.wrapping_add(tile.x_depth);
+                x = x.wrapping_add(LANES * LANES / 2);
             }
-            left = left.wrapping_sub(some);
+        }
+        for at in lines.wrapping_mul(LANES)..tile.depth {
+            step(at, x);
+            x = x.wrapping_add(LANES);
         }
         for (r, sums) in sums.into_iter().enumerate() {
             for (p, sum) in sums.into_iter().enumerate() {
