@@ -4,6 +4,7 @@
 //! Asked of the system each time, a large array costs about as much as reading it thrice: it is unmapped when freed, and
 //! each of its pages is zeroed again at the first touch.
 
+use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Mutex, PoisonError};
 
 use ndarray::Array2;
@@ -23,8 +24,55 @@ impl<T> Drawer<T> {
     }
 }
 
+/// Numbers of which the first begins a line of the cache, so that sixteen of `f32` lie in one: what the system hands out begins a
+/// quarter of a line later, and every fourth half of a line would lie in two.
+#[derive(Debug)]
+pub struct Buffer<T> {
+    numbers: Vec<T>,
+    part: Range<usize>,
+}
+
+/// The bytes of a line.
+const LINE: usize = 64;
+
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.numbers[self.part.clone()]
+    }
+}
+
+impl<T> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.numbers[self.part.clone()]
+    }
+}
+
+impl<T: Real> Buffer<T> {
+    /// Each number in another type.
+    pub fn map<S: Real>(&self, f: impl Fn(T) -> S) -> Buffer<S> {
+        let mut out = take(self.len());
+        out.iter_mut().zip(self.iter()).for_each(|(to, &v)| *to = f(v));
+        out
+    }
+}
+
 /// `len` numbers, whatever they are.
-pub fn take<T: Real>(len: usize) -> Vec<T> {
+pub fn take<T: Real>(len: usize) -> Buffer<T> {
+    let most = LINE / size_of::<T>() - 1;
+    let numbers: Vec<T> = take_any(len + most);
+    let first = numbers.as_ptr().align_offset(LINE).min(most);
+    Buffer { numbers, part: first..first + len }
+}
+
+/// Hands back numbers that nobody needs any more.
+pub fn give<T: Real>(buffer: Buffer<T>) {
+    give_any(buffer.numbers);
+}
+
+/// The same as the system hands them out.
+fn take_any<T: Real>(len: usize) -> Vec<T> {
     let mut ready = T::drawer().0.lock().unwrap_or_else(PoisonError::into_inner);
     let best = (0..ready.len()).filter(|&i| ready[i].len() >= len).min_by_key(|&i| ready[i].len());
     match best {
@@ -38,8 +86,7 @@ pub fn take<T: Real>(len: usize) -> Vec<T> {
     }
 }
 
-/// Hands back numbers that nobody needs any more.
-pub fn give<T: Real>(numbers: Vec<T>) {
+fn give_any<T: Real>(numbers: Vec<T>) {
     let mut ready = T::drawer().0.lock().unwrap_or_else(PoisonError::into_inner);
     ready.push(numbers);
     if ready.len() > KEPT
@@ -51,15 +98,37 @@ pub fn give<T: Real>(numbers: Vec<T>) {
 
 /// An array of that shape, whatever it holds: for results that are written in full.
 pub fn unwritten<T: Real>(shape: (usize, usize)) -> Array2<T> {
-    Array2::from_shape_vec(shape, take(shape.0 * shape.1)).expect("as many numbers as the shape says")
+    Array2::from_shape_vec(shape, take_any(shape.0 * shape.1)).expect("as many numbers as the shape says")
 }
 
 /// Hands back an array that nobody needs any more.
 pub fn recycle<T: Real>(array: Array2<T>) {
-    give(array.into_raw_vec_and_offset().0);
+    give_any(array.into_raw_vec_and_offset().0);
 }
 
 /// Frees what lies ready.
 pub fn clear_buffers<T: Real>() {
     T::drawer().0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_begin_a_line_and_are_used_again() {
+        for len in [0, 1, 16, 12_345, 1 << 20] {
+            let buffer = take::<f32>(len);
+            assert_eq!((buffer.len(), buffer.as_ptr() as usize % LINE), (len, 0));
+            let wide = buffer.map(Real::wide);
+            assert_eq!((wide.len(), wide.as_ptr() as usize % LINE), (len, 0));
+            let (whole, numbers) = (buffer.numbers.len(), buffer.numbers.as_ptr());
+            give(buffer);
+            // Other tests take numbers meanwhile, but not as many.
+            if len == 1 << 20 {
+                let again = take::<f32>(len);
+                assert_eq!((again.numbers.len(), again.numbers.as_ptr()), (whole, numbers));
+            }
+        }
+    }
 }

@@ -34,7 +34,7 @@ mod vector;
 mod vectorized;
 
 pub use activation::Activation;
-pub use buffers::{clear_buffers, give, recycle, take, unwritten};
+pub use buffers::{Buffer, clear_buffers, give, recycle, take, unwritten};
 pub use conv1d::conv1d;
 pub use cross_entropy::{
     LossError, binary_cross_entropy_with_logits, cross_entropy, cross_entropy_each, mean_squared_error,

@@ -5,7 +5,7 @@
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::buffers::{give, take, unwritten};
+use crate::buffers::{Buffer, give, take, unwritten};
 use crate::{LANES, Lanes, Real, SharedRows, for_each, to_lanes, to_rows};
 
 /// Rows of an array, [⌈N/16⌉, I, 16]; whatever it be, where there are no more rows.
@@ -15,7 +15,7 @@ pub struct Panels<T> {
     rows: usize,
     /// I
     depth: usize,
-    numbers: Vec<T>,
+    numbers: Buffer<T>,
 }
 
 impl<T: Real> Panels<T> {
@@ -92,7 +92,7 @@ impl<T: Real> Panels<T> {
 
     /// Each number by itself, in another type.
     pub fn map<S: Real>(&self, f: impl Fn(T) -> S) -> Panels<S> {
-        Panels { rows: self.rows, depth: self.depth, numbers: self.numbers.iter().map(|&v| f(v)).collect() }
+        Panels { rows: self.rows, depth: self.depth, numbers: self.numbers.map(f) }
     }
 }
 

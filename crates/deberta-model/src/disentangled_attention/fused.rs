@@ -28,7 +28,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use deberta_ops::{At, LANES, Lanes, Panels, Real, Tiles, add_skewed, exponentials, for_each, give, take};
+use deberta_ops::{At, Buffer, LANES, Lanes, Panels, Real, Tiles, add_skewed, exponentials, for_each, give, take};
 use ndarray::Array2;
 
 use super::DisentangledSelfAttention;
@@ -170,7 +170,7 @@ struct Job<'a, S> {
 /// B, the scores of keys against the position queries that the job can reach.
 struct PositionToContent<S> {
     /// [length, width]
-    terms: Vec<S>,
+    terms: Buffer<S>,
     width: usize,
     /// The row at which the terms begin, for each sixteen keys; it may lie before the lowest that occurs.
     starts: Vec<isize>,
@@ -226,7 +226,7 @@ impl<S: Real> Job<'_, S> {
     }
 
     /// The context of a panel of queries, [D, 16].
-    fn attend(&self, panel: usize, queries: &[Lanes<S>], p2c: Option<&PositionToContent<S>>) -> Vec<S> {
+    fn attend(&self, panel: usize, queries: &[Lanes<S>], p2c: Option<&PositionToContent<S>>) -> Buffer<S> {
         let (first, length) = (self.first(panel), self.sequence.len());
         // 1. Q/s
         let mut scaled = take(self.size * LANES);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use deberta_ops::{LANES, Panels, Real, SharedRows, for_each, take, to_rows};
+use deberta_ops::{Buffer, LANES, Panels, Real, SharedRows, for_each, take, to_rows};
 use ndarray::{Array2, s};
 
 use super::{DisentangledSelfAttention, Position};
@@ -12,7 +12,7 @@ use super::{DisentangledSelfAttention, Position};
 pub(super) struct Projected<T> {
     pub(super) rows: Range<usize>,
     /// PosK, head after head: [H, rows, D].
-    pub(super) keys: Option<Vec<T>>,
+    pub(super) keys: Option<Buffer<T>>,
     /// PosQ/s, in panels: [⌈rows/16⌉, H·D, 16].
     pub(super) queries: Option<Panels<T>>,
 }
@@ -48,7 +48,7 @@ impl<T: Real> Projected<T> {
     pub(super) fn wide(&self) -> Projected<f64> {
         Projected {
             rows: self.rows.clone(),
-            keys: self.keys.as_ref().map(|keys| keys.iter().map(|v| v.wide()).collect()),
+            keys: self.keys.as_ref().map(|keys| keys.map(Real::wide)),
             queries: self.queries.as_ref().map(|queries| queries.map(Real::wide)),
         }
     }
@@ -76,7 +76,7 @@ impl<'w, T: Real> DisentangledSelfAttention<'w, T> {
 }
 
 /// The rows of each head by themselves, [H, N, D].
-pub(super) fn by_head<S: Real>(panels: &Panels<S>, size: usize) -> Vec<S> {
+pub(super) fn by_head<S: Real>(panels: &Panels<S>, size: usize) -> Buffer<S> {
     let (rows, heads) = (panels.rows(), panels.depth() / size);
     let mut out = take(heads * rows * size);
     let shared = SharedRows::of(&mut out, size);
@@ -94,7 +94,7 @@ pub(super) fn by_head<S: Real>(panels: &Panels<S>, size: usize) -> Vec<S> {
 ///
 /// The stride is no multiple of a kilobyte, so that the columns a tile reads at once do not all fall into one place of the
 /// cache.
-pub(super) fn by_column<S: Real>(panels: &Panels<S>, size: usize) -> (Vec<S>, usize) {
+pub(super) fn by_column<S: Real>(panels: &Panels<S>, size: usize) -> (Buffer<S>, usize) {
     let stride = panels.count() * LANES + LANES * (1 + panels.count() % 2);
     let mut out = take(panels.depth() * stride);
     let shared = SharedRows::of(&mut out, stride);
