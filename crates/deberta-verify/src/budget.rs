@@ -26,7 +26,7 @@
 //!    sees a single element at ten times the noise, which no bound that lets a clean dump pass can see. Where a step of a
 //!    head can be computed again from what both dumps hold of its inputs, it is looked at without the noise that these bring:
 //!    what is left is smaller, and more even. Probabilities have to follow from their scores besides, and to add up, whatever
-//!    the noise.
+//!    the noise; and what is computed twice from the same numbers has to be the same twice.
 //!
 //! For f64 against f64 the noise is far below anything that matters; the budget is [`F64_ABSOLUTE`], flat.
 //! Where the caller has the reference's own f32 beside its f64, the budget is [`REFERENCE_MULTIPLE`] times the distance
@@ -70,6 +70,13 @@ pub const OUTLIER_SUMS: Tail = Tail { chance: 1e-6, margin: 1.0 };
 pub const OUTLIER_UNREAD: Tail = Tail { chance: 1e-6, margin: 1.15 };
 /// … if it is also the element's error in the dump, to this part of it: the rest of that error was read.
 pub const OUTLIER_UNREAD_PART: f64 = 0.5;
+/// Of what is computed twice from the same numbers, and differs: see [`TWINS_STORAGE`].
+pub const OUTLIER_TWINS: Tail = Tail { chance: 1e-6, margin: 1.15 };
+/// What is computed twice from the same numbers may be written one number apart, which is 2 roundings, and half of that more, …
+pub const TWINS_STORAGE: f64 = 3.0;
+/// … and is off by this many of f32 if it was added up in another way: three times what is typical of a product of 50 to 800
+/// features.
+pub const TWINS_SUMS: f64 = 4.0;
 /// In how many parts a product is added up for that.
 pub const PARTIAL_SUMS: usize = 8;
 /// The quantile that stands for the noise of a head, row or column, and what it is for a normal distribution of unit

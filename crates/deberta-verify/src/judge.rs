@@ -2,7 +2,9 @@
 
 mod level;
 mod measured;
+mod odd;
 mod probabilities;
+mod twins;
 mod yardstick;
 
 use std::collections::BTreeMap;
@@ -14,7 +16,7 @@ use crate::compare::{Difference, Finding, Options, Pair, Row};
 use crate::diagnose::Steps;
 use crate::dtype::Dtype;
 use crate::dump::Dump;
-use crate::measure::{self, Errors, Even, Layout, Lines, Magnitude};
+use crate::measure::{self, Errors, Even, Layout, Magnitude};
 use crate::order;
 use crate::tensor::Tensor;
 use level::Level;
@@ -171,17 +173,7 @@ impl<'a> Run<'a> {
             return judged;
         }
         let outlier = self.outlier_budget(pair, measured, dtype);
-        let mut odd = self.odd_probabilities(pair, x, errors, dtype);
-        let unread = self.unread(pair, measured, dtype);
-        if let Some((k, _)) = unread.first().filter(|_| self.rows.iter().all(|row| row.within)) {
-            let at = measure::multi_index(pair.expected.shape(), *k);
-            self.notes.push(format!(
-                "{} at {at:?}: what reads it was computed from another number, which is nearer the expected one; \
-                 it was changed after that, or dumped wrong",
-                pair.expected_name
-            ));
-        }
-        odd.extend(unread);
+        let odd = self.odd_elements(pair, measured, dtype);
         if outlier.is_none() && odd.is_empty() {
             return judged;
         }
@@ -231,55 +223,6 @@ impl<'a> Run<'a> {
             *budget = if beyond > 1.0 { error.abs() / beyond } else { f64::INFINITY };
         });
         Some(budgets)
-    }
-
-    /// Elements that are not what was read of them, with the error that would have passed.
-    fn unread(&mut self, pair: &Pair<'_>, measured: &Measured, dtype: Dtype) -> Vec<(usize, f64)> {
-        let Measured { errors, layout, .. } = measured;
-        let tail = budget::OUTLIER_UNREAD;
-        let least = Even::least(tail, dtype);
-        let unread = self.steps().and_then(|steps| steps.unread(&pair.canonical, errors.error.len(), least));
-        let Some(unread) = unread else { return Vec::new() };
-        let suspects = unread.suspects(&errors.error, least, budget::OUTLIER_UNREAD_PART);
-        if suspects.is_empty() {
-            return Vec::new();
-        }
-        let (off, blur) = unread.solve();
-        let even = Even { errors: &off, magnitude: &blur, layout: *layout, tail, dtype };
-        let Some(budgets) = even.budgets_by_line(unread.lines) else { return Vec::new() };
-        let beyond = |k: usize| off[k].abs() / budgets[k];
-        // Of a line the furthest: others look so because of it.
-        let mut furthest: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-        for k in suspects.into_iter().filter(|&k| beyond(k) > 1.0) {
-            let (group, row, column) = layout.place(k);
-            let line = if unread.lines == Lines::Rows { row } else { column };
-            let held = furthest.entry((group, line)).or_insert(k);
-            if beyond(k) > beyond(*held) {
-                *held = k;
-            }
-        }
-        furthest.into_values().map(|k| (k, errors.error[k].abs() / beyond(k))).collect()
-    }
-
-    /// Probabilities that do not follow from their scores, or make their row add up to something else, with the error that
-    /// would have passed.
-    fn odd_probabilities(&self, pair: &Pair<'_>, x: &[f64], errors: &Errors, dtype: Dtype) -> Vec<(usize, f64)> {
-        let Some(&columns) = pair.expected.shape().last().filter(|&&c| c > 0) else { return Vec::new() };
-        if magnitude(&pair.canonical) != Magnitude::Own {
-            return Vec::new();
-        }
-        let mut odd = probabilities::of_wrong_sums(x, errors, columns, dtype);
-        let scores = order::scores_of(&pair.canonical);
-        let of = |side: &BTreeMap<String, &Tensor>| Some(side.get(scores.as_ref()?)?.widened());
-        if let (Some(s), Some(t)) = (of(&self.expected), of(&self.actual))
-            && [s.len(), t.len()] == [x.len(); 2]
-        {
-            let found: Vec<f64> = x.iter().zip(&errors.error).map(|(x, e)| x + e).collect();
-            let expected = probabilities::Side { probabilities: x, scores: &s };
-            let actual = probabilities::Side { probabilities: &found, scores: &t };
-            odd.extend(probabilities::unlike_their_row(&expected, &actual, errors, columns, dtype));
-        }
-        odd
     }
 
     /// What a prediction of this tensor is measured by: the budget, without the test for outliers.

@@ -345,3 +345,44 @@ fn a_term_that_is_not_what_was_read_is_seen_in_any_sequence_of_the_batch() {
         assert_eq!(first.worst.as_ref().map(|w| w.index.as_slice()), Some(at.as_slice()));
     }
 }
+
+/// A projection of 40 tokens of which 17 are distinct: every token is off by noise of its own, and every place by `of_place` units
+/// of roundoff besides.
+fn text_of_few_words(of_place: f64) -> (Dump, Dump) {
+    let mut random = Noise(13);
+    let unit = Dtype::F32.unit_roundoff();
+    let words = array(&[17, 24], || random.normal());
+    let noise = array(&[17, 24], || 4.0 * unit * random.normal());
+    let of = |table: &ArrayD<f64>| ArrayD::from_shape_fn(IxDyn(&[1, 40, 24]), |at| table[[at[1] * 5 % 17, at[2]]]);
+    let (mut expected, mut actual) = (Dump::new("expected"), Dump::new("actual"));
+    expected.insert(full_name("value_proj"), Tensor::from_f64(&of(&words)));
+    let found = of(&(&words + &noise)).mapv(|x| x + of_place * unit * random.normal());
+    actual.insert(full_name("value_proj"), Tensor::from_f32(&found.mapv(|x| x as f32)));
+    (expected, actual)
+}
+
+#[test]
+fn what_is_computed_twice_from_the_same_numbers_is_the_same_twice() {
+    let name = full_name("value_proj");
+    let at = [0, 22, 5];
+    // Five times the noise: as large as errors of some other elements.
+    let moved = |of_place: f64| {
+        let (expected, mut actual) = text_of_few_words(of_place);
+        change(&mut actual, &name, |x| x[at.as_slice()] += 20.0 * Dtype::F32.unit_roundoff());
+        outcome(&expected, &actual)
+    };
+    for of_place in [0.0, 4.0] {
+        let (expected, actual) = text_of_few_words(of_place);
+        let comparison = outcome(&expected, &actual);
+        assert_eq!(comparison.verdict(), Verdict::Within, "{}", report::summary(&comparison));
+    }
+    let comparison = moved(0.0);
+    let first = comparison.first_divergent().expect("it is not what its twins are");
+    assert_eq!((first.finding, first.beyond), (Finding::Outlier, 1));
+    assert_eq!(first.worst.as_ref().map(|w| w.index.as_slice()), Some(at.as_slice()));
+    let said = format!("{name} at {at:?} should be what it is at [0, 39, 5]");
+    assert!(comparison.notes.iter().any(|note| note.starts_with(&said)), "{:?}", comparison.notes);
+    // Where others differ as much, that is how they are computed.
+    let comparison = moved(4.0);
+    assert_eq!(comparison.verdict(), Verdict::Within, "{}", report::summary(&comparison));
+}

@@ -27,6 +27,12 @@ impl Even<'_> {
         Self::floor(dtype) * tail.margin * two_sided_quantile(tail.chance)
     }
 
+    /// How far out of their noise the largest of `n` errors may stand.
+    pub fn height(tail: Tail, n: usize) -> f64 {
+        let n = n as f64;
+        tail.margin * two_sided_quantile(tail.chance / n) * (1.0 + budget::OUTLIER_FEW / n)
+    }
+
     fn floor(dtype: Dtype) -> f64 {
         dtype.unit_roundoff() / 2.0
     }
