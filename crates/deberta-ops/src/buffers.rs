@@ -25,7 +25,7 @@ impl<T> Drawer<T> {
 }
 
 /// Numbers of which the first begins a line of the cache, so that sixteen of `f32` lie in one: what the system hands out begins a
-/// quarter of a line later, and every fourth half of a line would lie in two.
+/// quarter of a line later, and every second load of eight would touch two.
 #[derive(Debug)]
 pub struct Buffer<T> {
     numbers: Vec<T>,
