@@ -29,8 +29,12 @@ impl Even<'_> {
 
     /// How far out of their noise the largest of `n` errors may stand.
     pub fn height(tail: Tail, n: usize) -> f64 {
-        let n = n as f64;
-        tail.margin * two_sided_quantile(tail.chance / n) * (1.0 + budget::OUTLIER_FEW / n)
+        tail.margin * two_sided_quantile(tail.chance / n as f64) * Self::few(n)
+    }
+
+    /// How much further an error may stand out where `n` alone say what is usual.
+    fn few(n: usize) -> f64 {
+        1.0 + budget::OUTLIER_FEW / n as f64
     }
 
     fn floor(dtype: Dtype) -> f64 {
@@ -78,7 +82,7 @@ impl Even<'_> {
         let rows = budgets.par_chunks_mut(layout.columns).zip(self.magnitude.par_chunks(layout.columns)).enumerate();
         rows.for_each(|(n, (budgets, magnitude))| {
             let (g, r) = layout.row(n);
-            let few = 1.0 + budget::OUTLIER_FEW / groups[g].counted as f64;
+            let few = Self::few(groups[g].counted);
             let elements = budgets.iter_mut().zip(magnitude).zip(groups[g].scales(r));
             elements.for_each(|((budget, magnitude), scale)| *budget = scale * height * few * magnitude);
         });
