@@ -147,7 +147,7 @@ impl Job {
                 c_panel,
                 start: bias.filter(|_| k == 0),
                 accumulates: k > 0,
-                ahead: T::tile_rows() * depth,
+                fetches: true,
             };
             // SAFETY: the caller's promise.
             unsafe { tiles.compute_at(c, len) };

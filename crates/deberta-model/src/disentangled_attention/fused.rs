@@ -217,7 +217,7 @@ impl<S: Real> Job<'_, S> {
                 c_panel: LANES,
                 start: None,
                 accumulates: false,
-                ahead: 0,
+                fetches: false,
             };
             tiles.compute(terms);
             starts.push((reached.start * LANES) as isize - position.first as isize);
@@ -254,7 +254,7 @@ impl<S: Real> Job<'_, S> {
                 c_panel: 0,
                 start: None,
                 accumulates: keys > 0,
-                ahead: 0,
+                fetches: false,
             };
             tiles.compute(&mut context);
         }
@@ -280,7 +280,7 @@ impl<S: Real> Job<'_, S> {
             c_panel: 0,
             start: None,
             accumulates: false,
-            ahead: 0,
+            fetches: false,
         };
         tiles.compute(scores);
     }
