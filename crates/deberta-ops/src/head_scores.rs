@@ -3,7 +3,7 @@
 //! Softmax then runs down the keys with no step across lanes, and what depends on the distance i − j alone is laid beneath
 //! the scores by shifting: see [`add_skewed`].
 
-use crate::dispatch::dispatched;
+use crate::dispatch::{dispatched, row_by_row};
 use crate::{LANES, Real};
 
 /// A row of scores: one key, sixteen queries.
@@ -27,11 +27,13 @@ fn add_skewed_body<T: Real>(scores: &mut [Lanes<T>], terms: &[Lanes<T>], space: 
     assert_eq!(terms.len(), count + LANES - 1, "a row for each distance");
     let half = &mut space[..count + 12];
     for (to, rows) in half.iter_mut().zip(terms.windows(4)) {
+        row_by_row();
         for l in 0..LANES {
             to[l] = rows[l % 4][l];
         }
     }
     for (score, rows) in scores.iter_mut().rev().zip(half.windows(13)) {
+        row_by_row();
         for l in 0..LANES {
             score[l] += rows[l / 4 * 4][l];
         }
@@ -49,16 +51,19 @@ dispatched! {
 fn exponentials_body<T: Real>(scores: &mut [Lanes<T>]) -> [f64; LANES] {
     let mut max = [T::neg_infinity(); LANES];
     for row in scores.iter() {
+        row_by_row();
         max.iter_mut().zip(row).for_each(|(max, &s)| *max = if s > *max { s } else { *max });
     }
     let mut sums = [0.0; LANES];
     for rows in scores.chunks_mut(64) {
         for row in rows.iter_mut() {
+            row_by_row();
             row.iter_mut().zip(max).for_each(|(s, max)| *s -= max);
         }
         T::exp_slice(rows.as_flattened_mut());
         let mut partial = [T::zero(); LANES];
         for row in rows.iter() {
+            row_by_row();
             partial.iter_mut().zip(row).for_each(|(sum, &e)| *sum += e);
         }
         sums.iter_mut().zip(partial).for_each(|(sum, part)| *sum += part.wide());

@@ -6,7 +6,7 @@
 use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use crate::buffers::unwritten;
-use crate::dispatch::dispatched;
+use crate::dispatch::{dispatched, row_by_row};
 use crate::{LANES, Lanes, Panels, Real, SharedRows, for_each};
 
 /// The rows of one job.
@@ -95,6 +95,7 @@ fn normalize_lanes_body<T: Real>(x: &mut [Lanes<T>], residual: &[Lanes<T>], weig
     // 1. μ
     let mut mean = [0.0; LANES];
     for (x, residual) in x.iter().zip(residual) {
+        row_by_row();
         let sum = sum(x, residual);
         for l in 0..LANES {
             mean[l] += sum[l];
@@ -104,6 +105,7 @@ fn normalize_lanes_body<T: Real>(x: &mut [Lanes<T>], residual: &[Lanes<T>], weig
     // 2. σ²
     let mut scale = [0.0; LANES];
     for (x, residual) in x.iter().zip(residual) {
+        row_by_row();
         let sum = sum(x, residual);
         for l in 0..LANES {
             scale[l] += (sum[l] - mean[l]) * (sum[l] - mean[l]);
@@ -112,6 +114,7 @@ fn normalize_lanes_body<T: Real>(x: &mut [Lanes<T>], residual: &[Lanes<T>], weig
     scale.iter_mut().for_each(|scale| *scale = 1.0 / (*scale / count + eps).sqrt());
     // 3. normalize, scale, shift
     for ((x, residual), (g, b)) in x.iter_mut().zip(residual).zip(weight.iter().zip(bias)) {
+        row_by_row();
         let (sum, g, b) = (sum(x, residual), g.wide(), b.wide());
         for l in 0..LANES {
             x[l] = T::of((sum[l] - mean[l]) * scale[l] * g + b);
