@@ -1,6 +1,7 @@
 //! Judges one pair of tensors after another: each by its budget, which follows from those before it.
 
 mod level;
+mod look;
 mod measured;
 mod odd;
 mod probabilities;
@@ -16,7 +17,7 @@ use crate::compare::{Difference, Finding, Options, Pair, Row};
 use crate::diagnose::Steps;
 use crate::dtype::Dtype;
 use crate::dump::Dump;
-use crate::measure::{self, Errors, Even, Layout, Magnitude};
+use crate::measure::{self, Errors, Magnitude};
 use crate::order;
 use crate::tensor::Tensor;
 use level::Level;
@@ -172,15 +173,16 @@ impl<'a> Run<'a> {
         if judged.finding != Finding::Within {
             return judged;
         }
-        let outlier = self.outlier_budget(pair, measured, dtype);
-        let odd = self.odd_elements(pair, measured, dtype);
-        if outlier.is_none() && odd.is_empty() {
+        let look = self.look(pair, measured, dtype);
+        let odd = self.odd_elements(pair, measured, dtype, look.as_ref());
+        if look.is_none() && odd.is_empty() {
             return judged;
         }
         let mut budgets = judged.budgets;
-        if let Some(outlier) = outlier {
-            let narrow = |(budget, outlier): (&mut f64, f64)| *budget = outlier.max(least).min(*budget);
-            budgets.par_iter_mut().zip(outlier).for_each(narrow);
+        if let Some(look) = look {
+            let narrow =
+                |(k, budget): (usize, &mut f64)| *budget = look.passes(k, errors.error[k]).max(least).min(*budget);
+            budgets.par_iter_mut().enumerate().for_each(narrow);
         }
         odd.into_iter().for_each(|(k, allowed)| budgets[k] = allowed.min(budgets[k]));
         Judged::new(errors, budgets, level, Finding::Outlier)
@@ -191,38 +193,6 @@ impl<'a> Run<'a> {
         let ([expected, actual], computed_in) = (self.dumps, self.computed_in.1);
         let knowledge = self.options.knowledge;
         self.steps.get_or_insert_with(|| Steps::new(expected, actual, computed_in, knowledge)).as_mut()
-    }
-
-    /// What no error may stand out of: the noise, or, where the step can be computed again from what it read, what it adds to
-    /// the noise of that.
-    fn outlier_budget(&mut self, pair: &Pair<'_>, measured: &Measured, dtype: Dtype) -> Option<Vec<f64>> {
-        let Measured { x, errors, layout, .. } = measured;
-        let noise = Even {
-            errors: &errors.error,
-            magnitude: &errors.magnitude,
-            layout: *layout,
-            tail: budget::OUTLIER_NOISE,
-            dtype,
-        };
-        let own = self.steps().and_then(|steps| steps.own_error(&pair.canonical, x, &errors.error));
-        let Some(own) = own else { return noise.budgets() };
-        let even = Even { errors: &own, tail: budget::OUTLIER_OWN, ..noise };
-        let mut budgets = even.budgets()?;
-        // The rounding of a projection is most of its noise; of other products sums are looked at where an element stands out.
-        let stands_out = || own.par_iter().zip(&budgets).any(|(own, budget)| own.abs() > *budget);
-        if has_heads(&pair.canonical) || stands_out() {
-            let sums = self.steps().and_then(|steps| steps.partial_sums(&pair.canonical, x.len()));
-            if let Some(sums) = sums {
-                // Weights differ by column alone, whatever the head.
-                let layout = Layout::of(pair.expected.shape(), None);
-                budgets = Even { magnitude: &sums, layout, tail: budget::OUTLIER_SUMS, ..even }.budgets()?;
-            }
-        }
-        budgets.par_iter_mut().zip(&own).zip(&errors.error).for_each(|((budget, own), error)| {
-            let beyond = own.abs() / *budget;
-            *budget = if beyond > 1.0 { error.abs() / beyond } else { f64::INFINITY };
-        });
-        Some(budgets)
     }
 
     /// What a prediction of this tensor is measured by: the budget, without the test for outliers.

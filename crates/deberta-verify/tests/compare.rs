@@ -321,6 +321,22 @@ fn an_element_that_is_not_what_was_read_of_it_is_seen_below_the_noise() {
     assert_eq!(comparison.verdict(), Verdict::Within, "{}", report::summary(&comparison));
 }
 
+/// An element of a term looks as if a query or a key had been another number when it was read; there is always one whose error
+/// happens to be of that size.
+#[test]
+fn an_element_of_a_reader_is_not_laid_to_what_it_read() {
+    let name = full_name("c2c");
+    let size = 200.0 * Dtype::F32.unit_roundoff();
+    for at in (0..12).map(|n| [0, n % HEADS, 3 * n, 37 - 2 * n]) {
+        let (expected, mut actual) = attention_pair(1, |_| ());
+        let exact = expected.get(&name).expect("it was dumped").to_f64();
+        change(&mut actual, &name, |x| x[at.as_slice()] = exact[at.as_slice()] + size);
+        let comparison = outcome(&expected, &actual);
+        let first = comparison.first_divergent().unwrap_or_else(|| panic!("passes in {at:?}"));
+        assert_eq!((first.name.as_str(), first.beyond), (name.as_str(), 1), "{at:?}");
+    }
+}
+
 /// Each sequence is read for itself: that one shows nothing does not excuse another.
 #[test]
 fn a_term_that_is_not_what_was_read_is_seen_in_any_sequence_of_the_batch() {

@@ -8,6 +8,9 @@
 //! squares tell δ from many elements that show nothing each. Likewise from c2p; for keys from c2c and p2c; for values and
 //! probabilities from the context; for the terms from the scores; for the context, where weights are known, from the dense layer
 //! behind it.
+//!
+//! An element of the reader may be off itself, and then it looks as if each of a line of the step were: the fit has to explain
+//! more than the worst of the errors that it is made of.
 
 use std::ops::Range;
 
@@ -105,6 +108,8 @@ struct OfHead {
     blurs: Array2<f64>,
     /// Σ x²; one row or one column, where all are the same.
     gains: Array2<f64>,
+    /// The largest own²/magnitude² of those that are added up; one row or one column, likewise.
+    peaks: Array2<f64>,
 }
 
 /// What the sums of one head are made of: two products of matrices, and the third sum.
@@ -112,6 +117,7 @@ struct Factors {
     products: (Array2<f64>, Array2<f64>),
     blurs: (Array2<f64>, Array2<f64>),
     gains: Array2<f64>,
+    peaks: Array2<f64>,
 }
 
 impl Sums {
@@ -123,7 +129,7 @@ impl Sums {
             let of_head = |h| {
                 let (error, magnitude) = (matrix(&own.error, h)?, matrix(&own.magnitude, h)?);
                 let (products, blurs) = (error.mapv(|own| -own), magnitude.mapv(|m| m * m));
-                Some(OfHead { products, blurs, gains: Array2::ones((1, 1)) })
+                Some(OfHead { products, blurs, gains: Array2::ones((1, 1)), peaks: Array2::zeros((1, 1)) })
             };
             return Some(Self { heads: (0..heads).into_par_iter().map(of_head).collect::<Option<_>>()?, matrices });
         };
@@ -139,7 +145,8 @@ impl Sums {
             };
             let product =
                 |(left, right): (Array2<f64>, Array2<f64>)| (left.ncols() == right.nrows()).then(|| left.dot(&right));
-            Some(OfHead { products: -product(factors.products)?, blurs: product(factors.blurs)?, gains: factors.gains })
+            let (products, blurs) = (-product(factors.products)?, product(factors.blurs)?);
+            Some(OfHead { products, blurs, gains: factors.gains, peaks: factors.peaks })
         };
         Some(Self { heads: (0..heads).into_par_iter().map(of_head).collect::<Option<_>>()?, matrices })
     }
@@ -151,6 +158,7 @@ impl Sums {
             head.products += &more.products;
             head.blurs += &more.blurs;
             head.gains = &head.gains + &more.gains;
+            head.peaks.zip_mut_with(&more.peaks, |peak, more| *peak = peak.max(*more));
         }
         Some(self)
     }
@@ -164,15 +172,27 @@ impl Sums {
         self.heads.iter().map(|head| head.products.len()).sum()
     }
 
-    /// The sums of the `n`-th row in the order of the tensor: −Σ own·x, Σ magnitude²·x², Σ x².
-    fn row(&self, n: usize) -> impl Iterator<Item = [f64; 3]> + '_ {
+    /// The sums of the `n`-th row in the order of the tensor.
+    fn row(&self, n: usize) -> impl Iterator<Item = OfElement> + '_ {
         let (heads, rows) = (self.heads.len(), self.dim().0);
         let (h, row) = if self.matrices { (n / rows, n % rows) } else { (n % heads, n / heads) };
-        let OfHead { products, blurs, gains } = &self.heads[h];
-        let last = (gains.nrows() - 1, gains.ncols() - 1);
+        let OfHead { products, blurs, gains, peaks } = &self.heads[h];
+        let at = move |lines: &Array2<f64>, c: usize| lines[[row.min(lines.nrows() - 1), c.min(lines.ncols() - 1)]];
         let sums = products.row(row).into_iter().zip(blurs.row(row)).enumerate();
-        sums.map(move |(c, (&product, &blur))| [product, blur, gains[[row.min(last.0), c.min(last.1)]]])
+        sums.map(move |(c, (&product, &blur))| OfElement { product, blur, gain: at(gains, c), peak: at(peaks, c) })
     }
+}
+
+/// The sums for one element.
+struct OfElement {
+    /// −Σ own·x
+    product: f64,
+    /// Σ magnitude²·x²
+    blur: f64,
+    /// Σ x²
+    gain: f64,
+    /// max own²/magnitude²
+    peak: f64,
 }
 
 /// What the readers of a step say that its elements are off by.
@@ -197,11 +217,15 @@ impl Unread {
         fits.then_some(Self { lines, sums, each })
     }
 
-    /// The elements of these errors that are not what was read, to `part` of the error: they are off by more than `least` times
-    /// what the rounding of the readers blurs.
-    pub fn suspects(&self, errors: &[f64], least: f64, part: f64) -> Vec<usize> {
-        let is_suspect = |[product, blur, gain]: [f64; 3], error: f64| {
-            product * product > least * least * blur && (product / gain - error).abs() <= part * error.abs()
+    /// The elements that may not be what was read, with what else is known of them: they are `off` by so much, which alone gives
+    /// alarm at `alarm`. What the readers say is more than chance where it is more than `least` times what their rounding blurs,
+    /// and counts if it is also, to `part`, what the element is off by, and explains more than one wrong element of a reader.
+    pub fn suspects(&self, off: &[f64], alarm: &[f64], least: f64, part: f64) -> Vec<usize> {
+        let is_suspect = |OfElement { product, blur, gain, peak }: OfElement, off: f64, alarm: f64| {
+            let (said, known) = (product * product, (off / alarm).powi(2));
+            said > least * least * (1.0 - known) * blur
+                && said + known * least * least * blur > peak * blur
+                && (known > part * part || (product / gain - off).abs() <= part * off.abs())
         };
         let mut suspects = Vec::new();
         for (b, sums) in self.sums.iter().enumerate() {
@@ -209,8 +233,9 @@ impl Unread {
             let columns = sums.dim().1;
             let of_row = |n: usize| {
                 let start = b * self.each + n * columns;
-                let elements = sums.row(n).zip(&errors[start..]).enumerate();
-                elements.filter(|(_, (sums, error))| is_suspect(*sums, **error)).map(move |(c, _)| start + c)
+                let elements = sums.row(n).zip(&off[start..]).zip(&alarm[start..]).enumerate();
+                elements
+                    .filter_map(move |(c, ((sums, off), alarm))| is_suspect(sums, *off, *alarm).then_some(start + c))
             };
             suspects.par_extend((0..self.each / columns).into_par_iter().flat_map_iter(of_row));
         }
@@ -226,7 +251,8 @@ impl Unread {
             let columns = sums.dim().1;
             off.par_chunks_mut(columns).zip(blurred.par_chunks_mut(columns)).enumerate().for_each(
                 |(n, (off, blurred))| {
-                    for ((off, blurred), [product, blur, gain]) in off.iter_mut().zip(blurred).zip(sums.row(n)) {
+                    for ((off, blurred), sums) in off.iter_mut().zip(blurred).zip(sums.row(n)) {
+                        let OfElement { product, blur, gain, .. } = sums;
                         if gain > 0.0 && blur > 0.0 {
                             (*off, *blurred) = (product / gain, blur.sqrt() / gain);
                         }
@@ -251,23 +277,25 @@ fn of_term(
     let x = part(other, features)?.mapv(|x| x / scale);
     let by_row = |array| matrix(array, h).map(|m| if step == Kind::Query { m } else { m.reversed_axes() });
     let (error, magnitude) = (by_row(&own.error)?, by_row(&own.magnitude)?);
+    let squares = magnitude.mapv(|m| m * m);
     if reader == Kind::C2c {
-        return Some(by_rows((error.to_owned(), magnitude.mapv(|m| m * m)), x));
+        return Some(by_rows((error.to_owned(), squares), x));
     }
+    let peaks = peaks(error, squares.view(), Axis(1));
     let squared = x.mapv(|x| x * x);
     let length = error.nrows();
     let column = attention::columns(setting.relative.as_ref()?, length, None);
-    let [mut errors, mut squares, mut counts] = [(); 3].map(|()| Array2::zeros((length, x.nrows())));
+    let [mut errors, mut blurs, mut counts] = [(); 3].map(|()| Array2::zeros((length, x.nrows())));
     for at in 0..length {
-        let mut sums = (errors.row_mut(at), squares.row_mut(at), counts.row_mut(at));
-        for (beside, (error, magnitude)) in error.row(at).into_iter().zip(magnitude.row(at)).enumerate() {
+        let mut sums = (errors.row_mut(at), blurs.row_mut(at), counts.row_mut(at));
+        for (beside, (error, square)) in error.row(at).into_iter().zip(squares.row(at)).enumerate() {
             let read = column[if step == Kind::Query { at + length - 1 - beside } else { beside + length - 1 - at }];
             *sums.0.get_mut(read)? += error;
-            sums.1[read] += magnitude * magnitude;
+            sums.1[read] += square;
             sums.2[read] += 1.0;
         }
     }
-    Some(Factors { gains: counts.dot(&squared), products: (errors, x), blurs: (squares, squared) })
+    Some(Factors { gains: counts.dot(&squared), products: (errors, x), blurs: (blurs, squared), peaks })
 }
 
 /// A column of the context is linear in a column of the values: Σ_i p_ij own_ic.
@@ -276,7 +304,8 @@ fn of_values(own: &Own, probabilities: &ArrayD<f64>, features: Range<usize>, h: 
     let read = matrix(probabilities, h)?.reversed_axes().to_owned();
     let squared = read.mapv(|p| p * p);
     let gains = squared.sum_axis(Axis(1)).insert_axis(Axis(1));
-    Some(Factors { products: (read, error), blurs: (squared, squares), gains })
+    let peaks = peaks(error.view(), squares.view(), Axis(0));
+    Some(Factors { products: (read, error), blurs: (squared, squares), gains, peaks })
 }
 
 /// A row of the context is linear in a row of the probabilities: Σ_c own_ic v_jc.
@@ -293,7 +322,14 @@ fn of_dense(own: &Own, weight: &ArrayD<f64>, features: Range<usize>) -> Option<F
 fn by_rows((errors, squares): (Array2<f64>, Array2<f64>), x: Array2<f64>) -> Factors {
     let squared = x.mapv(|x| x * x);
     let gains = squared.sum_axis(Axis(0)).insert_axis(Axis(0));
-    Factors { products: (errors, x), blurs: (squares, squared), gains }
+    let peaks = peaks(errors.view(), squares.view(), Axis(1));
+    Factors { products: (errors, x), blurs: (squares, squared), gains, peaks }
+}
+
+/// The largest error²/magnitude² of each row (axis 1) or column (axis 0), from the squares of the magnitudes.
+fn peaks(errors: ArrayView2<'_, f64>, squares: ArrayView2<'_, f64>, axis: Axis) -> Array2<f64> {
+    let shares = ndarray::Zip::from(errors).and(squares).map_collect(|error, square| error * error / square);
+    shares.fold_axis(axis, 0.0, |peak: &f64, share| peak.max(*share)).insert_axis(axis)
 }
 
 /// One head of [1, H, L, L].

@@ -1,7 +1,11 @@
 //! Single elements that something other than the noise around them gives away, each with the error that would have passed.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
+use super::look::Look;
 use super::{Measured, Run, magnitude, probabilities, twins};
 use crate::budget;
 use crate::compare::Pair;
@@ -12,9 +16,15 @@ use crate::tensor::Tensor;
 
 impl Run<'_> {
     /// Elements that contradict their scores, what read them, or what was computed from the same numbers.
-    pub(super) fn odd_elements(&mut self, pair: &Pair<'_>, measured: &Measured, dtype: Dtype) -> Vec<(usize, f64)> {
+    pub(super) fn odd_elements(
+        &mut self,
+        pair: &Pair<'_>,
+        measured: &Measured,
+        dtype: Dtype,
+        look: Option<&Look<'_>>,
+    ) -> Vec<(usize, f64)> {
         let mut odd = self.odd_probabilities(pair, &measured.x, &measured.errors, dtype);
-        let unread = self.unread(pair, measured, dtype);
+        let unread = self.unread(pair, measured, dtype, look);
         let columns = pair.expected.shape().last().copied().unwrap_or(0);
         let apart = twins::apart(measured, columns, dtype);
         let at = |k: usize| multi_index(pair.expected.shape(), k);
@@ -43,24 +53,37 @@ impl Run<'_> {
         odd
     }
 
-    /// Elements that are not what was read of them, with the error that would have passed.
-    fn unread(&mut self, pair: &Pair<'_>, measured: &Measured, dtype: Dtype) -> Vec<(usize, f64)> {
+    /// Elements that are not what was read of them, with the error that would have passed: what the readers say and what the
+    /// tensor itself shows, taken together.
+    fn unread(
+        &mut self,
+        pair: &Pair<'_>,
+        measured: &Measured,
+        dtype: Dtype,
+        look: Option<&Look<'_>>,
+    ) -> Vec<(usize, f64)> {
+        let Some(look) = look else { return Vec::new() };
         let Measured { errors, layout, .. } = measured;
         let tail = budget::OUTLIER_UNREAD;
         let least = Even::least(tail, dtype);
-        let unread = self.steps().and_then(|steps| steps.unread(&pair.canonical, errors.error.len(), least));
+        let nearest = (0..look.alarm.len()).into_par_iter().map(|k| look.share(k).abs()).reduce(|| 0.0, f64::max);
+        let missing = least * (1.0 - nearest.min(1.0).powi(2)).sqrt();
+        let unread = self.steps().and_then(|steps| steps.unread(&pair.canonical, errors.error.len(), missing));
         let Some(unread) = unread else { return Vec::new() };
-        let suspects = unread.suspects(&errors.error, least, budget::OUTLIER_UNREAD_PART);
+        let part = budget::OUTLIER_UNREAD_PART;
+        let suspects = unread.suspects(&look.off, &look.alarm, least, part);
         if suspects.is_empty() {
             return Vec::new();
         }
         let (off, blur) = unread.solve();
         let even = Even { errors: &off, magnitude: &blur, layout: *layout, tail, dtype };
-        let Some(budgets) = even.budgets_by_line(unread.lines) else { return Vec::new() };
-        let beyond = |k: usize| off[k].abs() / budgets[k];
+        let Some(alarm) = even.budgets_by_line(unread.lines) else { return Vec::new() };
+        let readers = Look { off: Cow::Borrowed(&off), alarm };
+        let beyond = |k: usize| look.share_with(&readers, k).abs();
+        let agree = |k: usize| (off[k] - look.off[k]).abs() <= part * look.off[k].hypot(readers.alarm[k]);
         // Of a line the furthest: others look so because of it.
         let mut furthest: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-        for k in suspects.into_iter().filter(|&k| beyond(k) > 1.0) {
+        for k in suspects.into_iter().filter(|&k| agree(k) && beyond(k) > look.share(k).abs().max(1.0)) {
             let (group, row, column) = layout.place(k);
             let line = if unread.lines == Lines::Rows { row } else { column };
             let held = furthest.entry((group, line)).or_insert(k);

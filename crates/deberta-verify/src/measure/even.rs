@@ -84,7 +84,9 @@ impl Even<'_> {
             let (g, r) = layout.row(n);
             let few = Self::few(groups[g].counted);
             let elements = budgets.iter_mut().zip(magnitude).zip(groups[g].scales(r));
-            elements.for_each(|((budget, magnitude), scale)| *budget = scale * height * few * magnitude);
+            elements.for_each(|((budget, magnitude), scale)| {
+                *budget = (scale * height * few * magnitude).max(self.dtype.underflow());
+            });
         });
         Some(budgets)
     }
