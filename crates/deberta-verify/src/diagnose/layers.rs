@@ -14,18 +14,28 @@ pub fn product(x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) -> Array2<f64> {
     x.dot(&y.t())
 }
 
-/// The root of the mean square of x·yᵀ over a part of the features, the first two such parts, and so on to all.
-pub fn partial_sums(x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) -> Array2<f64> {
-    let step = x.ncols().div_ceil(budget::PARTIAL_SUMS).max(1);
-    let mut sum = Array2::zeros((x.nrows(), y.nrows()));
-    let mut squares = sum.clone();
-    let mut count = 0.0;
-    for (x, y) in x.axis_chunks_iter(Axis(1), step).zip(y.axis_chunks_iter(Axis(1), step)) {
-        general_mat_mul(1.0, &x, &y.t(), 1.0, &mut sum);
-        Zip::from(&mut squares).and(&sum).for_each(|q, s| *q += s * s);
-        count += 1.0;
+/// The orders in which a product may have been added up: a blocked one keeps its numbers in the cache.
+pub const ORDERS: [Product; 4] = [partial_sums::<1>, partial_sums::<2>, partial_sums::<3>, partial_sums::<4>];
+
+/// The root of the mean square of what x·yᵀ is while it is added up, in so many blocks of features one after another, and these
+/// then to each other.
+pub fn partial_sums<const BLOCKS: usize>(x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) -> Array2<f64> {
+    let width = x.ncols().div_ceil(BLOCKS).max(1);
+    let step = width.div_ceil(budget::PARTIAL_SUMS).max(1);
+    let [mut whole, mut squares] = [(); 2].map(|()| Array2::zeros((x.nrows(), y.nrows())));
+    for (x, y) in x.axis_chunks_iter(Axis(1), width).zip(y.axis_chunks_iter(Axis(1), width)) {
+        let mut sum = Array2::zeros(whole.dim());
+        for (x, y) in x.axis_chunks_iter(Axis(1), step).zip(y.axis_chunks_iter(Axis(1), step)) {
+            general_mat_mul(1.0, &x, &y.t(), 1.0, &mut sum);
+            let added = x.ncols() as f64;
+            Zip::from(&mut squares).and(&sum).for_each(|q, s| *q += added * s * s);
+        }
+        whole += &sum;
+        if BLOCKS > 1 {
+            Zip::from(&mut squares).and(&whole).for_each(|q, s| *q += s * s);
+        }
     }
-    squares.mapv_into(|q| (q / count).sqrt())
+    squares.mapv_into(|q| (q / x.ncols().max(1) as f64).sqrt())
 }
 
 /// So many rows of a product are one job for a thread.
@@ -245,6 +255,16 @@ mod tests {
     /// Rows of mean 2 and a small deviation, as word embeddings may have.
     fn rows() -> Array2<f64> {
         Array2::from_shape_fn((30, 48), |(i, j)| f64::from((2.0 + 0.02 * ((i * 48 + j) as f64 * 1.7).sin()) as f32))
+    }
+
+    #[test]
+    fn sums_are_rounded_in_the_order_in_which_they_are_added_up() {
+        // Four ones, then as many of the opposite sign: 1 2 3 4 3 2 1 0, or 1 2 3 4 and −1 −2 −3 −4, and 4 and 0 at last.
+        let x = Array2::from_shape_fn((1, 8), |(_, c)| if c < 4 { 1.0 } else { -1.0 });
+        let one = Array2::ones((1, 8));
+        let size = |order: Product| order(x.view(), one.view())[[0, 0]];
+        assert!((size(partial_sums::<1>) - (44f64 / 8.0).sqrt()).abs() < 1e-12);
+        assert!((size(partial_sums::<2>) - (76f64 / 8.0).sqrt()).abs() < 1e-12);
     }
 
     #[test]

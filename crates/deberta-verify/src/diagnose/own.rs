@@ -14,6 +14,7 @@ use std::rc::Rc;
 use rayon::prelude::*;
 
 use super::known_setting;
+use super::layers;
 use super::node::{Kind, Node};
 use super::readers::{Own, READINGS, Reading, Sums, Times, Unread};
 use super::replay::{Replay, Side};
@@ -98,17 +99,26 @@ impl<'a> Steps<'a> {
         Unread::new(reading.lines, sums, len)
     }
 
-    /// How large the sums of a product are while they are added up: [`f32`] rounds each of them. What is small by chance is
-    /// rounded as coarsely at times, so the mean of the squares is added to each. `None` for steps that are none.
-    pub fn partial_sums(&mut self, name: &str, len: usize) -> Option<Vec<f64>> {
+    /// What the rounding of a product follows: `written`, the size of the result, or how large the sums are while they are added
+    /// up, in one of several orders, for [`f32`] rounds each of them. It is the one under which what the step adds is likeliest.
+    /// `None` for steps that are no such products.
+    pub fn rounded(&mut self, name: &str, added: &[f64], written: &[f64]) -> Option<Vec<f64>> {
         let node = self.node(name)?;
-        let mut sums = self.in_turn(len, |steps, _| {
-            let mut replay = Replay::new(&steps.world, Side::Expected, None).no_deeper_than(1);
-            Some(replay.partial_sums(node)?.into_iter().collect())
-        })?;
-        let mean = sums.iter().map(|s| s * s).sum::<f64>() / sums.len().max(1) as f64;
-        sums.iter_mut().for_each(|s| *s = (*s * *s + mean).sqrt());
-        Some(sums)
+        let (mut likeliest, mut least) = (written.to_vec(), surprise(added, written));
+        for order in layers::ORDERS {
+            let sums = self.in_turn(added.len(), |steps, _| {
+                let mut replay = Replay::new(&steps.world, Side::Expected, None).no_deeper_than(1);
+                Some(replay.partial_sums(node, order)?.into_iter().collect())
+            })?;
+            // What is small by chance is rounded more coarsely than that at times.
+            let mean = sums.iter().map(|s| s * s).sum::<f64>() / sums.len().max(1) as f64;
+            let sums: Vec<f64> = sums.into_iter().map(|s| (s * s + budget::PARTIAL_SUMS_FLOOR * mean).sqrt()).collect();
+            let surprise = surprise(added, &sums);
+            if surprise < least {
+                (likeliest, least) = (sums, surprise);
+            }
+        }
+        Some(likeliest)
     }
 
     fn node(&self, name: &str) -> Option<Node> {
@@ -207,8 +217,34 @@ impl<'a> Steps<'a> {
     }
 }
 
+/// How unlikely errors are that are normal and as large as `sizes` but for a factor that they tell themselves: −ln of that, for one
+/// of them, but for a constant.
+fn surprise(errors: &[f64], sizes: &[f64]) -> f64 {
+    let each = || errors.iter().zip(sizes).filter(|(e, s)| **e != 0.0 && **s > 0.0);
+    let n = each().count().max(1) as f64;
+    let square = each().map(|(e, s)| (e / s).powi(2)).sum::<f64>() / n;
+    each().map(|(_, s)| s.ln()).sum::<f64>() / n + square.ln() / 2.0
+}
+
 /// Whether the formula meets the expected values as nearly as `f64` can.
 fn is_exact(expected: &[f64], prediction: &[f64]) -> bool {
     let size = (expected.iter().map(|x| x * x).sum::<f64>() / expected.len().max(1) as f64).sqrt();
     expected.par_iter().zip(prediction).all(|(x, p)| (x - p).abs() <= budget::EXACT * (x.abs() + size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sizes_that_errors_follow_are_the_likeliest_whatever_their_unit() {
+        let sizes: Vec<f64> = (1..200).map(|k| 1.0 + f64::from(k % 7)).collect();
+        let mut errors: Vec<f64> = sizes.iter().enumerate().map(|(k, s)| s * 1e-6 * (k as f64 * 1.7).sin()).collect();
+        let (even, other) = (vec![4.0; sizes.len()], sizes.iter().rev().copied().collect::<Vec<_>>());
+        let times = |factor: f64| sizes.iter().map(|s| s * factor).collect::<Vec<_>>();
+        assert!((surprise(&errors, &sizes) - surprise(&errors, &times(1e-3))).abs() < 1e-9);
+        // One that stands out does not decide.
+        errors[17] *= 10.0;
+        assert!(surprise(&errors, &sizes) < surprise(&errors, &even).min(surprise(&errors, &other)));
+    }
 }

@@ -132,13 +132,13 @@ impl<'w, 'a> Replay<'w, 'a> {
 
     /// How large the sums of a product are while they are added up, without its bias; the root of their mean square. `None`
     /// for steps that are none.
-    pub fn partial_sums(&mut self, node: Node) -> Option<ArrayD<f64>> {
+    pub fn partial_sums(&mut self, node: Node, order: Product) -> Option<ArrayD<f64>> {
         if let Kind::C2c | Kind::C2p | Kind::P2c = node.kind {
-            return self.term(node.kind, node.at, layers::partial_sums);
+            return self.term(node.kind, node.at, order);
         }
         let x = self.read_by(node)?;
         let weight = self.world.weight(&format!("{}.weight", self.parameter(node, None)?))?;
-        layers::times(&x, &weight, layers::partial_sums)
+        layers::times(&x, &weight, order)
     }
 
     /// The value of a step as the steps after it see it.

@@ -62,11 +62,11 @@ impl Run<'_> {
         // The rounding of a projection is most of its noise; of other products sums are looked at where an element stands out.
         let stands_out = || own.par_iter().zip(&alarm).any(|(own, alarm)| own.abs() > *alarm);
         if has_heads(&pair.canonical) || stands_out() {
-            let sums = self.steps().and_then(|steps| steps.partial_sums(&pair.canonical, x.len()));
-            if let Some(sums) = sums {
+            let rounded = self.steps().and_then(|steps| steps.rounded(&pair.canonical, &own, &errors.magnitude));
+            if let Some(rounded) = rounded {
                 // Weights differ by column alone, whatever the head.
                 let layout = Layout::of(pair.expected.shape(), None);
-                alarm = Even { magnitude: &sums, layout, tail: budget::OUTLIER_SUMS, ..even }.budgets()?;
+                alarm = Even { magnitude: &rounded, layout, tail: budget::OUTLIER_SUMS, ..even }.budgets()?;
             }
         }
         Some(Look { off: Cow::Owned(own), alarm })
