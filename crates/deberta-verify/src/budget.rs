@@ -88,6 +88,9 @@ pub const PARTIAL_SUMS_FLOOR: f64 = 0.1;
 pub const OUTLIER_QUANTILE: f64 = 0.8;
 /// Quantiles of n elements are themselves uncertain: the alarm is raised by a factor 1 + this/n.
 pub const OUTLIER_FEW: f64 = 24.0;
+/// A row or column is as noisy as its own elements say, and as its head is: that counts like so many elements more. Of a column of
+/// 7 tokens the quantile is the sixth, which one that is off replaces with the largest of the others.
+pub const OUTLIER_LINE: f64 = 8.0;
 /// The 0.8 quantile of |x| for a standard normal x.
 pub const OUTLIER_QUANTILE_OF_NORMAL: f64 = 1.281_551_565_5;
 /// Groups smaller than this have no quantiles worth the name; the outlier test does not look at them.

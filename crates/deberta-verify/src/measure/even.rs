@@ -115,7 +115,7 @@ impl GroupNoise {
         let mut counted: Vec<f64> = group.iter().copied().filter(|e| *e > 0.0).collect();
         let whole = robust(&mut counted).max(floor);
         let rows = group.len() / columns;
-        let of = |line: &mut [f64]| robust(line).max(floor);
+        let of = |line: &mut [f64]| among(robust(line), line.len(), whole).max(floor);
         let mut noise = Self {
             counted: counted.len(),
             whole,
@@ -170,6 +170,12 @@ impl Largest {
             }
         }
     }
+}
+
+/// The noise of a line, which its own `n` elements tell the better the more they are; the group tells the rest.
+fn among(line: f64, n: usize, group: f64) -> f64 {
+    let (n, others) = (n as f64, budget::OUTLIER_LINE);
+    ((n * line * line + others * group * group) / (n + others)).sqrt()
 }
 
 /// What `of` says of each row.
@@ -247,6 +253,15 @@ mod tests {
             assert!((two_sided_quantile(p) - z).abs() < 1e-4, "{p}");
         }
         assert!((two_sided_quantile(0.2) - budget::OUTLIER_QUANTILE_OF_NORMAL).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_line_of_few_elements_is_drawn_towards_its_group() {
+        // As noisy as the group: nothing to draw. Three times as noisy: more of it is believed the longer the line is.
+        assert!((among(2.0, 7, 2.0) - 2.0).abs() < 1e-12);
+        let drawn = [7, 64, 512].map(|n| among(3.0, n, 1.0));
+        assert!(1.0 < drawn[0] && drawn[0] < drawn[1] && drawn[1] < drawn[2] && drawn[2] < 3.0, "{drawn:?}");
+        assert!(drawn[0] < 2.5 && drawn[2] > 2.95, "{drawn:?}");
     }
 
     #[test]
