@@ -12,9 +12,10 @@
 //! An element of the reader may be off itself, and then it looks as if each of a line of the step were: the fit has to explain
 //! more than the worst of the errors that it is made of.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayD, ArrayView2, Axis, Ix4, s};
+use ndarray::{Array1, Array2, ArrayD, ArrayView1, ArrayView2, Axis, Ix4, Zip, s};
 use rayon::prelude::*;
 
 use super::attention;
@@ -279,13 +280,18 @@ fn of_term(
     let (error, magnitude) = (by_row(&own.error)?, by_row(&own.magnitude)?);
     let squares = magnitude.mapv(|m| m * m);
     if reader == Kind::C2c {
-        return Some(by_rows((error.to_owned(), squares), x));
+        let some = distinct(x.view());
+        if some.len() == x.nrows() {
+            return Some(by_rows((error.to_owned(), squares), x));
+        }
+        let of = |array: ArrayView2<'_, f64>| array.select(Axis(1), &some);
+        return Some(by_rows((of(error), of(squares.view())), x.select(Axis(0), &some)));
     }
     let peaks = peaks(error, squares.view(), Axis(1));
     let squared = x.mapv(|x| x * x);
     let length = error.nrows();
     let column = attention::columns(setting.relative.as_ref()?, length, None);
-    let [mut errors, mut blurs, mut counts] = [(); 3].map(|()| Array2::zeros((length, x.nrows())));
+    let [mut errors, mut blurs, mut counts] = [(); 3].map(|()| Array2::<f64>::zeros((length, x.nrows())));
     for at in 0..length {
         let mut sums = (errors.row_mut(at), blurs.row_mut(at), counts.row_mut(at));
         for (beside, (error, square)) in error.row(at).into_iter().zip(squares.row(at)).enumerate() {
@@ -295,6 +301,11 @@ fn of_term(
             sums.2[read] += 1.0;
         }
     }
+    // All that read the same relative row are one product, gathered: they say once what they say.
+    for sums in [&mut errors, &mut blurs] {
+        sums.zip_mut_with(&counts, |sum, count| *sum /= count.max(1.0));
+    }
+    counts.mapv_inplace(|count| count.min(1.0));
     Some(Factors { gains: counts.dot(&squared), products: (errors, x), blurs: (blurs, squared), peaks })
 }
 
@@ -326,10 +337,32 @@ fn by_rows((errors, squares): (Array2<f64>, Array2<f64>), x: Array2<f64>) -> Fac
     Factors { products: (errors, x), blurs: (squares, squared), gains, peaks }
 }
 
-/// The largest error²/magnitude² of each row (axis 1) or column (axis 0), from the squares of the magnitudes.
+/// The first of each set of equal rows. What is multiplied with equal ones, as with the keys of padding or of a token that occurs
+/// twice, is off by the same: it says once what it says.
+fn distinct(rows: ArrayView2<'_, f64>) -> Vec<usize> {
+    let mut seen = HashSet::new();
+    let bits = |row: ArrayView1<'_, f64>| row.iter().map(|x| x.to_bits()).collect::<Vec<u64>>();
+    (0..rows.nrows()).filter(|&r| seen.insert(bits(rows.row(r)))).collect()
+}
+
+/// The largest error²/magnitude² of each row (axis 1) or column (axis 0), from the squares of the magnitudes; in the order of memory.
 fn peaks(errors: ArrayView2<'_, f64>, squares: ArrayView2<'_, f64>, axis: Axis) -> Array2<f64> {
-    let shares = ndarray::Zip::from(errors).and(squares).map_collect(|error, square| error * error / square);
-    shares.fold_axis(axis, 0.0, |peak: &f64, share| peak.max(*share)).insert_axis(axis)
+    let other = Axis(1 - axis.index());
+    let share = |error: &f64, square: &f64| error * error / square;
+    let peaks = if errors.stride_of(axis).abs() == 1 {
+        let lines = errors.axis_iter(other).zip(squares.axis_iter(other));
+        let of_line = |(e, s): (ArrayView1<'_, f64>, ArrayView1<'_, f64>)| {
+            e.iter().zip(s).fold(0.0, |peak: f64, (e, s)| peak.max(share(e, s)))
+        };
+        lines.map(of_line).collect()
+    } else {
+        let mut peaks = Array1::<f64>::zeros(errors.len_of(other));
+        for (errors, squares) in errors.axis_iter(axis).zip(squares.axis_iter(axis)) {
+            Zip::from(&mut peaks).and(errors).and(squares).for_each(|peak, e, s| *peak = peak.max(share(e, s)));
+        }
+        peaks
+    };
+    peaks.insert_axis(axis)
 }
 
 /// One head of [1, H, L, L].
@@ -341,4 +374,28 @@ fn matrix(array: &ArrayD<f64>, h: usize) -> Option<ArrayView2<'_, f64>> {
 /// Some features of [1, L, E], [R, E] or a weight, [out, E].
 fn part(array: &ArrayD<f64>, features: Range<usize>) -> Option<ArrayView2<'_, f64>> {
     flat(array).filter(|rows| features.end <= rows.ncols()).map(|rows| rows.slice_move(s![.., features]))
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn equal_rows_are_counted_once() {
+        let rows = array![[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [0.0, -0.0], [0.0, 0.0], [3.0, 4.0]];
+        assert_eq!(distinct(rows.view()), [0, 1, 3, 4]);
+        assert_eq!(distinct(rows.slice(s![.., ..1])), [0, 1, 3]);
+    }
+
+    #[test]
+    fn peaks_are_the_largest_share_in_either_order_of_memory() {
+        let (errors, squares) = (array![[1.0, -6.0, 2.0], [3.0, 0.0, 5.0]], array![[1.0, 4.0, 1.0], [9.0, 1.0, 1.0]]);
+        let (rows, columns) = (array![[9.0], [25.0]], array![[1.0, 9.0, 25.0]]);
+        assert_eq!(peaks(errors.view(), squares.view(), Axis(1)), rows);
+        assert_eq!(peaks(errors.view(), squares.view(), Axis(0)), columns);
+        assert_eq!(peaks(errors.t(), squares.t(), Axis(0)), rows.t());
+        assert_eq!(peaks(errors.t(), squares.t(), Axis(1)), columns.t());
+    }
 }
