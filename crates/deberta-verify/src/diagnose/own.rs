@@ -8,6 +8,7 @@
 //! noise that x brings cancels, and so does whatever f leaves out on both sides. What remains is the rounding of one step:
 //! smaller than the noise, even, and not the less so deep in the network.
 
+use std::array::from_fn;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -104,21 +105,24 @@ impl<'a> Steps<'a> {
     /// `None` for steps that are no such products.
     pub fn rounded(&mut self, name: &str, added: &[f64], written: &[f64]) -> Option<Vec<f64>> {
         let node = self.node(name)?;
-        let (mut likeliest, mut least) = (written.to_vec(), surprise(added, written));
-        for order in layers::ORDERS {
-            let sums = self.in_turn(added.len(), |steps, _| {
+        let mut sums = self.in_turn(added.len(), |steps, _| {
+            let each = layers::ORDERS.map(|order| {
                 let mut replay = Replay::new(&steps.world, Side::Expected, None).no_deeper_than(1);
-                Some(replay.partial_sums(node, order)?.into_iter().collect())
-            })?;
-            // What is small by chance is rounded more coarsely than that at times.
-            let mean = sums.iter().map(|s| s * s).sum::<f64>() / sums.len().max(1) as f64;
-            let sums: Vec<f64> = sums.into_iter().map(|s| (s * s + budget::PARTIAL_SUMS_FLOOR * mean).sqrt()).collect();
-            let surprise = surprise(added, &sums);
-            if surprise < least {
-                (likeliest, least) = (sums, surprise);
-            }
+                Some(replay.partial_sums(node, order)?.as_standard_layout().into_owned())
+            });
+            let [Some(a), Some(b), Some(c), Some(d)] = each else { return None };
+            Some(a.iter().zip(&b).zip(c.iter().zip(&d)).map(|((a, b), (c, d))| [*a, *b, *c, *d]).collect())
+        })?;
+        // What is small by chance is rounded more coarsely than that at times.
+        let squares = total(sums.len(), |k| sums[k].map(|s| s * s));
+        let floor = squares.map(|square| budget::PARTIAL_SUMS_FLOOR * square / sums.len().max(1) as f64);
+        sums.par_iter_mut().for_each(|s| *s = from_fn(|o| (s[o] * s[o] + floor[o]).sqrt()));
+        let of_order: [f64; 4] = from_fn(|order| surprise(added, |k| sums[k][order]));
+        let likeliest = (0..4).min_by(|&a, &b| of_order[a].total_cmp(&of_order[b]))?;
+        if surprise(added, |k| written[k]) <= of_order[likeliest] {
+            return Some(written.to_vec());
         }
-        Some(likeliest)
+        Some(sums.into_iter().map(|sums| sums[likeliest]).collect())
     }
 
     fn node(&self, name: &str) -> Option<Node> {
@@ -219,11 +223,22 @@ impl<'a> Steps<'a> {
 
 /// How unlikely errors are that are normal and as large as `sizes` but for a factor that they tell themselves: −ln of that, for one
 /// of them, but for a constant.
-fn surprise(errors: &[f64], sizes: &[f64]) -> f64 {
-    let each = || errors.iter().zip(sizes).filter(|(e, s)| **e != 0.0 && **s > 0.0);
-    let n = each().count().max(1) as f64;
-    let square = each().map(|(e, s)| (e / s).powi(2)).sum::<f64>() / n;
-    each().map(|(_, s)| s.ln()).sum::<f64>() / n + square.ln() / 2.0
+fn surprise(errors: &[f64], size: impl Fn(usize) -> f64 + Sync) -> f64 {
+    let [n, squares, logarithms] = total(errors.len(), |k| match (errors[k], size(k)) {
+        (error, size) if error != 0.0 && size > 0.0 => [1.0, (error / size).powi(2), size.ln()],
+        _ => [0.0; 3],
+    });
+    let n = n.max(1.0);
+    logarithms / n + (squares / n).ln() / 2.0
+}
+
+/// Σ of what `of` says of each element, the same however many threads add up.
+fn total<const N: usize>(len: usize, of: impl Fn(usize) -> [f64; N] + Sync) -> [f64; N] {
+    const PART: usize = 4096;
+    let add = |a: [f64; N], b: [f64; N]| from_fn(|n| a[n] + b[n]);
+    let of_part = |part: usize| (part * PART..len.min((part + 1) * PART)).map(&of).fold([0.0; N], add);
+    let parts: Vec<[f64; N]> = (0..len.div_ceil(PART)).into_par_iter().map(of_part).collect();
+    parts.into_iter().fold([0.0; N], add)
 }
 
 /// Whether the formula meets the expected values as nearly as `f64` can.
@@ -241,10 +256,11 @@ mod tests {
         let sizes: Vec<f64> = (1..200).map(|k| 1.0 + f64::from(k % 7)).collect();
         let mut errors: Vec<f64> = sizes.iter().enumerate().map(|(k, s)| s * 1e-6 * (k as f64 * 1.7).sin()).collect();
         let (even, other) = (vec![4.0; sizes.len()], sizes.iter().rev().copied().collect::<Vec<_>>());
+        let of = |errors: &[f64], sizes: &[f64]| surprise(errors, |k| sizes[k]);
         let times = |factor: f64| sizes.iter().map(|s| s * factor).collect::<Vec<_>>();
-        assert!((surprise(&errors, &sizes) - surprise(&errors, &times(1e-3))).abs() < 1e-9);
+        assert!((of(&errors, &sizes) - of(&errors, &times(1e-3))).abs() < 1e-9);
         // One that stands out does not decide.
         errors[17] *= 10.0;
-        assert!(surprise(&errors, &sizes) < surprise(&errors, &even).min(surprise(&errors, &other)));
+        assert!(of(&errors, &sizes) < of(&errors, &even).min(of(&errors, &other)));
     }
 }
