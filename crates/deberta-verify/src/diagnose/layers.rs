@@ -19,7 +19,7 @@ pub const ORDERS: [Product; 4] = [partial_sums::<1>, partial_sums::<2>, partial_
 
 /// The root of the mean square of what x·yᵀ is while it is added up, in so many blocks of features one after another, and these
 /// then to each other.
-pub fn partial_sums<const BLOCKS: usize>(x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) -> Array2<f64> {
+fn partial_sums<const BLOCKS: usize>(x: ArrayView2<'_, f64>, y: ArrayView2<'_, f64>) -> Array2<f64> {
     let width = x.ncols().div_ceil(BLOCKS).max(1);
     let step = width.div_ceil(budget::PARTIAL_SUMS).max(1);
     let [mut whole, mut squares] = [(); 2].map(|()| Array2::zeros((x.nrows(), y.nrows())));

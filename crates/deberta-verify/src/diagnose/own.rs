@@ -107,8 +107,7 @@ impl<'a> Steps<'a> {
         let node = self.node(name)?;
         let mut sums = self.in_turn(added.len(), |steps, _| {
             let each = layers::ORDERS.map(|order| {
-                let mut replay = Replay::new(&steps.world, Side::Expected, None).no_deeper_than(1);
-                Some(replay.partial_sums(node, order)?.as_standard_layout().into_owned())
+                Replay::new(&steps.world, Side::Expected, None).no_deeper_than(1).partial_sums(node, order)
             });
             let [Some(a), Some(b), Some(c), Some(d)] = each else { return None };
             Some(a.iter().zip(&b).zip(c.iter().zip(&d)).map(|((a, b), (c, d))| [*a, *b, *c, *d]).collect())

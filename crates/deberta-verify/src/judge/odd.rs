@@ -24,7 +24,7 @@ impl Run<'_> {
         look: Option<&Look<'_>>,
     ) -> Vec<(usize, f64)> {
         let mut odd = self.odd_probabilities(pair, &measured.x, &measured.errors, dtype);
-        let unread = self.unread(pair, measured, dtype, look);
+        let unread = look.map(|look| self.unread(pair, measured, dtype, look)).unwrap_or_default();
         let columns = pair.expected.shape().last().copied().unwrap_or(0);
         let apart = twins::apart(measured, columns, dtype);
         let at = |k: usize| multi_index(pair.expected.shape(), k);
@@ -55,14 +55,7 @@ impl Run<'_> {
 
     /// Elements that are not what was read of them, with the error that would have passed: what the readers say and what the
     /// tensor itself shows, taken together.
-    fn unread(
-        &mut self,
-        pair: &Pair<'_>,
-        measured: &Measured,
-        dtype: Dtype,
-        look: Option<&Look<'_>>,
-    ) -> Vec<(usize, f64)> {
-        let Some(look) = look else { return Vec::new() };
+    fn unread(&mut self, pair: &Pair<'_>, measured: &Measured, dtype: Dtype, look: &Look<'_>) -> Vec<(usize, f64)> {
         let Measured { errors, layout, .. } = measured;
         let tail = budget::OUTLIER_UNREAD;
         let least = Even::least(tail, dtype);
